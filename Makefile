@@ -1,0 +1,44 @@
+# make demo [ARGS=--quick]   train a small language model with a memory and show what it gains
+# make test                  lint, types and the test suite
+# make test-long             the tests that take minutes
+# make bench                 the benchmarks
+# make clean                 remove what the above wrote, except the virtual environment
+#
+# Everything runs in a virtual environment in $(VENV), made from $(PYTHON) at the first call.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+TYPED := aesg storage_backends tools
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test test-long bench clean
+.DEFAULT_GOAL := test
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/python -m aesg.demo $(ARGS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict $(TYPED)
+	$(BIN)/pytest $(ARGS)
+
+test-long: $(VENV)/.installed-test
+	$(BIN)/pytest -m long $(ARGS)
+
+bench: $(VENV)/.installed-test
+	set -e; for script in benchmarks/[!_]*.py; do $(BIN)/python "$$script" $(ARGS); done
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (the first time takes a few minutes)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e ".[$*]"
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info aesg_memory aesg_demo
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +

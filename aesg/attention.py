@@ -1,0 +1,74 @@
+"""Attention over retrieved concepts, with a virtual concept and a null slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_SILENT = 1e-6  # activation below which log() would take over
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Shares of attention that add up to one with that of the null slot.
+
+    Parameters
+    ----------
+    weights : (..., K) tensor
+        Shares of the concepts; zero where masked.
+    abstract : (..., D) tensor
+        The virtual concept, a unit vector; zeros where nothing was retrieved.
+    abstract_weight : (...,) tensor
+        Its share.
+    """
+
+    weights: Tensor
+    abstract: Tensor
+    abstract_weight: Tensor
+
+
+def attend(
+    query: Tensor,
+    keys: Tensor,
+    mask: Tensor,
+    activations: Tensor,
+    ages: Tensor,
+    *,
+    scale: Tensor,
+    recency: Tensor,
+    null_logit: Tensor,
+    projection: Tensor,
+) -> Attention:
+    """Weigh concepts by similarity, activation and age.
+
+    The logit of a concept is ``scale * cosine + log(activation) - recency * log(1 + age)``; the
+    last term is base-level activation (Anderson and Schooler, 1991, "Reflections of the
+    environment in memory"). One virtual concept, the projection of the retrieved mean, joins with
+    ``scale * cosine``, and a null slot with ``null_logit``.
+
+    Parameters
+    ----------
+    query : (..., D) tensor
+    keys : (..., K, D) tensor
+        Unit vectors.
+    mask : (..., K) bool tensor
+    activations, ages : (..., K) tensor
+        Ages in topology updates.
+    scale, recency, null_logit : scalar tensor
+    projection : (D, D) tensor
+        The virtual concept is ``normalise(mean + mean @ projection.T)``.
+    """
+    unit = F.normalize(query, dim=-1)
+    cosines = torch.matmul(keys, unit.unsqueeze(-1)).squeeze(-1)  # (..., K)
+    logits = scale * cosines + activations.clamp_min(_SILENT).log() - recency * ages.log1p()
+    logits = logits.masked_fill(~mask, -torch.inf)
+    mean = F.normalize(keys.sum(-2), dim=-1)  # (..., D)
+    abstract = F.normalize(mean + F.linear(mean, projection), dim=-1)
+    any_found = mask.any(-1)
+    virtual = (scale * (abstract * unit).sum(-1)).masked_fill(~any_found, -torch.inf)
+    null = null_logit.expand_as(virtual)
+    shares = torch.cat([logits, torch.stack([virtual, null], -1)], -1).softmax(-1)
+    return Attention(shares[..., :-2], abstract, shares[..., -2])

@@ -1,0 +1,159 @@
+"""What a retrieval returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from storage_backends.types import Floats, Ids, ValueKind
+
+
+@dataclass(frozen=True)
+class Found:
+    """The numpy side of a context: concepts of ``N`` flattened queries.
+
+    Parameters
+    ----------
+    queries : (N, D) float32
+        Unit queries.
+    norms : (N,) float32
+        Length of the raw queries.
+    ids : (N, K) uint64
+        Concepts, most active first; 0 pads.
+    parents : (N, K) uint64
+        The concept that activation came from; 0 for a seed.
+    cosines : (N, K) float32
+        Similarity of key and query.
+    value_kinds : (N, K) uint8
+        `ValueKind`.
+    value_ids : (N, K) int64
+        Integer values.
+    vectors : (N, K, D) float32 or None
+        What the concepts stand for; None where they were not asked for.
+    origins : (N,) uint64
+        Sample of each query; 0 for none.
+    followed : (N,) bool
+        Where successor edges replaced the search.
+    sequences : (int, int)
+        ``(B, T)`` with ``B * T = N``: consecutive queries belong to one sequence.
+    """
+
+    queries: Floats
+    norms: Floats
+    ids: Ids
+    parents: Ids
+    cosines: Floats
+    value_kinds: NDArray[np.uint8]
+    value_ids: NDArray[np.int64]
+    vectors: Floats | None
+    origins: Ids
+    followed: NDArray[np.bool_]
+    sequences: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class RetrievedContext:
+    """Concepts that a query activated, most active first.
+
+    A single query ``(D,)`` gives arrays without a leading axis; batched queries give theirs, and
+    ``mask`` tells which of the ``K`` places hold a concept.
+
+    Parameters
+    ----------
+    keys : (..., K, D) float32 tensor
+        Unit keys; zeros where masked.
+    weights : (..., K) float32 tensor
+        Attention over the concepts, differentiable in the query. They sum to less than one: the
+        rest went to ``abstract_weight`` and to the null slot.
+    mask : (..., K) bool tensor
+        True where there is a concept.
+    activations : (..., K) float32 tensor
+        What spreading activation brought.
+    abstract : (..., D) float32 tensor
+        The virtual concept: the learned projection of the retrieved mean, a unit vector.
+    abstract_weight : (...,) float32 tensor
+        Its share of the attention.
+    found : Found
+    """
+
+    keys: Tensor
+    weights: Tensor
+    mask: Tensor
+    activations: Tensor
+    abstract: Tensor
+    abstract_weight: Tensor
+    found: Found
+
+    @cached_property
+    def vectors(self) -> Tensor:
+        """What each concept stands for, ``(..., K, D)``: its vector value, else its raw key."""
+        if self.found.vectors is None:
+            return self.keys
+        return torch.from_numpy(self.found.vectors).to(self.keys.device).view(self.keys.shape)
+
+    @cached_property
+    def value_ids(self) -> Tensor:
+        """Integer values ``(..., K)``, int64; -1 where a concept has none."""
+        integer = (self.found.value_kinds == ValueKind.INTEGER) & (self.found.ids != 0)
+        values = np.where(integer, self.found.value_ids, -1)
+        return torch.from_numpy(values).to(self.keys.device).view(self.mask.shape)
+
+    @property
+    def best_cosine(self) -> Tensor:
+        """Similarity of the most similar key, ``(...,)``; 0 where nothing was retrieved."""
+        cosines = np.where(self.found.ids != 0, self.found.cosines, -1).max(1, initial=-1)
+        best = np.where(cosines > -1, cosines, 0).astype(np.float32)
+        return torch.from_numpy(best).to(self.keys.device).view(self.mask.shape[:-1])
+
+    @property
+    def concept_ids(self) -> NDArray[np.uint64]:
+        """Concept ids ``(..., K)``; 0 pads."""
+        return self.found.ids.reshape(self.mask.shape)
+
+    @property
+    def primary_concepts(self) -> list[int]:
+        """Ids of the first three concepts, of all queries in turn."""
+        return self._listed(slice(0, 3))
+
+    @property
+    def secondary_concepts(self) -> list[int]:
+        """Ids of the concepts behind the first three, of all queries in turn."""
+        return self._listed(slice(3, None))
+
+    @property
+    def paths(self) -> list[list[int]]:
+        """Ids from the seed to each concept, of all queries in turn.
+
+        A concept that was reached from one that did not stay among the retrieved begins there.
+        """
+        rows = zip(self.found.ids.tolist(), self.found.parents.tolist(), strict=True)
+        return [
+            _path(concept_id, dict(zip(ids, parents, strict=True)))
+            for ids, parents in rows
+            for concept_id in ids
+            if concept_id
+        ]
+
+    def aggregate(self) -> Tensor:
+        """Return the attention-weighted sum of vectors and virtual concept, ``(..., D)``.
+
+        Zeros where nothing was retrieved.
+        """
+        summed = (self.weights.unsqueeze(-1) * self.vectors).sum(-2)  # (..., D)
+        return summed + self.abstract_weight.unsqueeze(-1) * self.abstract
+
+    def _listed(self, places: slice) -> list[int]:
+        ids = self.found.ids[:, places]
+        return [int(concept_id) for concept_id in ids[ids != 0]]
+
+
+def _path(concept_id: int, parents: dict[int, int]) -> list[int]:
+    path = [concept_id]
+    while parents.get(path[-1], 0) and parents[path[-1]] not in path:
+        path.append(parents[path[-1]])
+    return path[::-1]

@@ -1,0 +1,1 @@
+"""The algorithms of the memory, as functions of arrays; no torch."""

@@ -1,0 +1,213 @@
+"""Retrieval as arrays: seeds, followed successors, spreading activation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aesg.graph.scope import Scope
+from storage_backends.adjacency import Slots, strengths
+from storage_backends.spreading import Spread, spread
+from storage_backends.types import EdgeKind, Floats, Ids, ValueKind
+
+#: Activation of a seed that points away from the query: found, but as good as silent.
+_FAINT = np.float32(1e-3)
+
+#: Successor edges lead to what comes next, so they widen no position of a sequence.
+WITHIN = int(EdgeKind.COACTIVATION | EdgeKind.VALUE)
+ALL_KINDS = int(EdgeKind.COACTIVATION | EdgeKind.VALUE | EdgeKind.SUCCESSOR)
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Concepts that a batch of queries activated.
+
+    Parameters
+    ----------
+    slots : (N, K) int64
+        Slots of a `Scope`, descending by activation; -1 pads.
+    activations : (N, K) float32
+        In [0, hops + 1]; 0 where padded.
+    parents : (N, K) int64
+        The slot that activation first came from; -1 for a seed and where padded.
+    followed : (N,) bool
+        True where the seeds came along successor edges and the search was skipped.
+    """
+
+    slots: Slots
+    activations: Floats
+    parents: Slots
+    followed: NDArray[np.bool_]
+
+
+def recall(
+    scope: Scope, queries: Floats, k: int, settings: Spread, origins: Ids | None = None
+) -> Recall:
+    """Activate concepts from the nearest neighbours of independent queries.
+
+    Parameters
+    ----------
+    scope : Scope
+    queries : (N, D) float32
+        Unit vectors.
+    k : int
+        Concepts for each query.
+    settings : Spread
+    origins : (N,) uint64 or None
+        Concepts of a query's own origin stay out of its result.
+    """
+    slots, cosines = scope.search(queries, k, origins)
+    seeds = np.where(slots >= 0, np.maximum(cosines, _FAINT), np.float32(0))
+    followed = np.zeros(len(queries), np.bool_)
+    return _spread_from(
+        scope, Recall(slots, seeds, np.full_like(slots, -1), followed), settings, origins
+    )
+
+
+def recall_sequences(
+    scope: Scope,
+    queries: Floats,
+    outcomes: NDArray[np.int64],
+    known: NDArray[np.bool_],
+    k: int,
+    settings: Spread,
+    origins: Ids | None = None,
+) -> Recall:
+    """Activate concepts for the positions of sequences, following successors before searching.
+
+    Where a concept that was active at one position had the value that really came, its successors
+    are the seeds of the next position (Alon et al., 2022, "Neuro-symbolic language modeling with
+    automaton-augmented retrieval"). Position ``t`` depends on ``outcomes[:, : t]`` only.
+
+    Parameters
+    ----------
+    scope : Scope
+    queries : (B, T, D) float32
+        Unit vectors.
+    outcomes : (B, T) int64
+        What came after each position.
+    known : (B, T) bool
+        Where an outcome is known.
+    k, settings, origins
+        As for `recall`; ``origins`` is ``(B,)``.
+
+    Returns
+    -------
+    Recall
+        Of ``B * T`` rows, sequence after sequence.
+    """
+    batch, time, _ = queries.shape
+    slots = np.full((batch, time, k), -1, np.int64)
+    activations = np.zeros((batch, time, k), np.float32)
+    followed = np.zeros((batch, time), np.bool_)
+    for t in range(time):
+        if t:
+            right = _right(scope, slots[:, t - 1], outcomes[:, t - 1], known[:, t - 1])
+            slots[:, t], activations[:, t] = _successors(
+                scope, slots[:, t - 1], np.where(right, activations[:, t - 1], 0), k, origins
+            )
+        followed[:, t] = slots[:, t, 0] >= 0
+        lost = np.flatnonzero(~followed[:, t])
+        if len(lost):
+            own = None if origins is None else origins[lost]
+            found, cosines = scope.search(np.ascontiguousarray(queries[lost, t]), k, own)
+            slots[lost, t] = found
+            activations[lost, t] = np.where(found >= 0, np.maximum(cosines, _FAINT), 0)
+    flat = slots.reshape(batch * time, k)  # (B * T, K)
+    seeds = Recall(
+        flat, activations.reshape(flat.shape), np.full_like(flat, -1), followed.reshape(-1)
+    )
+    return _spread_from(
+        scope, seeds, settings, None if origins is None else np.repeat(origins, time)
+    )
+
+
+def _right(
+    scope: Scope, slots: Slots, outcomes: NDArray[np.int64], known: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Tell which concepts ``(B, K)`` had the value that came."""
+    match = scope.value_ids(slots) == outcomes[:, None]
+    integer = scope.value_kinds(slots) == ValueKind.INTEGER
+    right: NDArray[np.bool_] = match & integer & (slots >= 0) & known[:, None]
+    return right
+
+
+def _successors(
+    scope: Scope, slots: Slots, activations: Floats, k: int, origins: Ids | None
+) -> tuple[Slots, Floats]:
+    """Return the successors of active concepts, ``(B, k)``, strongest first; -1 pads."""
+    row, column = np.nonzero(activations > 0)
+    source, sent = slots[row, column], activations[row, column]
+    provisional = scope.is_provisional(source)
+    chained = scope.find(
+        scope.shortterm.entries["next"][source[provisional] - scope.view.size]
+    )
+    owner, edges = scope.view.adjacency.expand(source[~provisional])
+    onward = (edges["kind"] & np.uint32(EdgeKind.SUCCESSOR)) != 0
+    owner, edges = owner[onward], edges[onward]
+    strength = strengths(edges)
+    fan = np.maximum(np.bincount(owner, strength, int((~provisional).sum())), 1.0)
+    target = np.concatenate([chained, edges["target"]])
+    heard = np.concatenate(
+        [sent[provisional], sent[~provisional][owner] * (strength / fan[owner])]
+    ).astype(np.float32)
+    row = np.concatenate([row[provisional], row[~provisional][owner]])
+    kept = target >= 0
+    if origins is not None:
+        kept &= ~scope.excluded(target, origins[row])
+    return _grouped(row[kept], target[kept], heard[kept], len(slots), k)
+
+
+def _grouped(
+    row: Slots, slot: Slots, activation: Floats, rows: int, k: int
+) -> tuple[Slots, Floats]:
+    """Collect (row, slot, activation) triples into ``(rows, k)`` arrays, keeping the maximum."""
+    slots = np.full((rows, k), -1, np.int64)
+    activations = np.zeros((rows, k), np.float32)
+    order = np.lexsort((-activation, slot, row))
+    row, slot, activation = row[order], slot[order], activation[order]
+    fresh = np.ones(len(row), np.bool_)
+    fresh[1:] = (row[1:] != row[:-1]) | (slot[1:] != slot[:-1])
+    row, slot, activation = row[fresh], slot[fresh], activation[fresh]
+    order = np.lexsort((slot, -activation, row))
+    row, slot, activation = row[order], slot[order], activation[order]
+    rank = np.arange(len(row)) - np.searchsorted(row, row)
+    kept = rank < k
+    slots[row[kept], rank[kept]] = slot[kept]
+    activations[row[kept], rank[kept]] = activation[kept]
+    return slots, activations
+
+
+def _spread_from(
+    scope: Scope, seeds: Recall, settings: Spread, origins: Ids | None
+) -> Recall:
+    """Let seeds activate their neighbours in the graph; provisional concepts have no edges."""
+    view = scope.view
+    if not settings.hops or not (view.adjacency.pool["kind"] & np.uint32(settings.kinds)).any():
+        return seeds
+    k = seeds.slots.shape[1]
+    in_graph = (seeds.slots >= 0) & ~scope.is_provisional(seeds.slots)
+    result = spread(
+        view.adjacency,
+        view.ids,
+        view.stats["region"],
+        np.where(in_graph, seeds.slots, -1),
+        seeds.activations,
+        settings,
+        k,
+    )
+    slots = np.concatenate([result.slots, np.where(in_graph, -1, seeds.slots)], axis=1)
+    heard = np.concatenate([result.activations, seeds.activations], axis=1)
+    parents = np.concatenate([result.parents, seeds.parents], axis=1)
+    if origins is not None:
+        slots = np.where(scope.excluded(slots, origins[:, None]), -1, slots)
+    order = np.lexsort((scope.ids(slots), np.where(slots >= 0, -heard, np.inf)), axis=1)[:, :k]
+    slots = np.take_along_axis(slots, order, 1)
+    return Recall(
+        slots,
+        np.where(slots >= 0, np.take_along_axis(heard, order, 1), np.float32(0)),
+        np.where(slots >= 0, np.take_along_axis(parents, order, 1), -1),
+        seeds.followed,
+    )

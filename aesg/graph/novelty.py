@@ -1,0 +1,197 @@
+"""From what a batch of queries met to what the memory makes of it.
+
+A query is *novel* where model and memory together explained too little of it. A novel query
+becomes a provisional concept, unless one that is all but identical and was right stands for it
+already. A concept that was retrieved and right is confirmed (provisional) or touched (born); at
+enough confirmations a provisional concept is born.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aesg.graph.shortterm import ENTRY
+from storage_backends.adjacency import Slots
+from storage_backends.types import Floats, Ids, ValueKind
+
+#: Rows compared with one another at a time when novel queries of one batch are told apart.
+_BLOCK = 2048
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What a batch of queries met, in the order in which they were asked.
+
+    Parameters
+    ----------
+    keys : (M, D) float32
+        Unit queries.
+    norms : (M,) float32
+        Length of the raw queries.
+    value_kind : ValueKind
+        What the outcomes are: integers, vectors, or nothing (KEY).
+    value_ids : (M,) int64
+        Integer outcomes; zeros otherwise.
+    value_vectors : (M, D) float32 or None
+        Vector outcomes.
+    explained : (M,) float32
+        Explanation score, in [0, 1].
+    found : (M, K) uint64
+        Retrieved concepts, most active first; 0 pads.
+    cosines : (M, K) float32
+        Similarity of their keys to the query.
+    right : (M, K) bool
+        Whose value is what really came.
+    origins : (M,) uint64
+        Sample that each query belongs to; 0 for none.
+    previous : (M,) int64
+        Row of the query that came just before in the same sequence; -1 for none.
+    """
+
+    keys: Floats
+    norms: Floats
+    value_kind: ValueKind
+    value_ids: NDArray[np.int64]
+    value_vectors: Floats | None
+    explained: Floats
+    found: Ids
+    cosines: Floats
+    right: NDArray[np.bool_]
+    origins: Ids
+    previous: Slots
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What the memory makes of an experience.
+
+    Parameters
+    ----------
+    entries : (N,) ENTRY
+        New provisional concepts.
+    keys : (N, D) float32
+        Their unit keys.
+    vectors : (N, D) float32 or None
+        Their vector values.
+    proved, counts : (P,) uint64 and (P,) int64
+        Concepts that were right, and for how many queries.
+    standing : (M,) uint64
+        The concept that stands for each query from now on; 0 where none does.
+    links : (L, 2) uint64
+        Concepts that followed one another in a sequence, in order of time.
+    """
+
+    entries: NDArray[np.void]
+    keys: Floats
+    vectors: Floats | None
+    proved: Ids
+    counts: NDArray[np.int64]
+    standing: Ids
+    links: Ids
+
+
+def digest(
+    experience: Experience,
+    novelty_threshold: float,
+    sameness: float,
+    next_id: int,
+    tick: int,
+) -> Digest:
+    """Decide what is novel, what stands for what, and what was proved right.
+
+    Parameters
+    ----------
+    experience : Experience
+    novelty_threshold : float
+        Explanation score below which a query is novel, in [0, 1].
+    sameness : float
+        Cosine from which two keys with the same value are one concept, in [0, 1].
+    next_id : int
+        First concept id that is free.
+    tick : int
+        The present topology update.
+    """
+    novel = experience.explained < novelty_threshold
+    standing = _standing(experience, np.where(novel, sameness, -1.0))
+    rows = np.flatnonzero(novel & (standing == 0))
+    leader = _leaders(experience, rows, sameness)
+    own = leader == np.arange(len(rows))
+    ids = np.zeros(len(rows), np.uint64)
+    ids[own] = next_id + np.arange(own.sum(), dtype=np.uint64)
+    ids = ids[leader]
+    standing[rows] = ids
+    repeats = np.bincount(np.searchsorted(np.flatnonzero(own), leader), minlength=own.sum())
+    created = rows[own]
+    vectors = experience.value_vectors
+    proved, counts = np.unique(experience.found[experience.right], return_counts=True)
+    return Digest(
+        entries=_entries(experience, created, ids[own], repeats, tick),
+        keys=experience.keys[created],
+        vectors=None if vectors is None else vectors[created],
+        proved=proved,
+        counts=counts,
+        standing=standing,
+        links=_links(standing, experience.previous),
+    )
+
+
+def _standing(experience: Experience, least: Floats) -> Ids:
+    """Return for each query the most similar concept that was right, 0 where none reaches."""
+    if not experience.found.shape[1]:
+        return np.zeros(len(experience.keys), np.uint64)
+    cosines = np.where(experience.right, experience.cosines, -np.inf)
+    best = np.argmax(cosines, axis=1)
+    row = np.arange(len(best))
+    return np.where(cosines[row, best] >= least, experience.found[row, best], np.uint64(0))
+
+
+def _leaders(experience: Experience, rows: Slots, sameness: float) -> Slots:
+    """Return for each novel query the first of the batch that is the same concept, by position."""
+    leader = np.arange(len(rows))
+    for begin in range(0, len(rows), _BLOCK):
+        block = rows[begin : begin + _BLOCK]
+        same = experience.keys[block] @ experience.keys[block].T >= sameness
+        same &= experience.value_ids[block, None] == experience.value_ids[None, block]
+        if experience.value_vectors is not None:
+            same &= _alike(experience.value_vectors[block], sameness)
+        np.fill_diagonal(same, True)  # a query is itself, whatever rounding says
+        leader[begin : begin + _BLOCK] = begin + np.argmax(same, axis=1)
+    while not np.array_equal(leader, leader[leader]):
+        leader = leader[leader]
+    return leader
+
+
+def _alike(vectors: Floats, sameness: float) -> NDArray[np.bool_]:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = vectors / np.where(norms > 0, norms, np.float32(1))
+    alike: NDArray[np.bool_] = unit @ unit.T >= sameness
+    return alike
+
+
+def _links(standing: Ids, previous: Slots) -> Ids:
+    follows = np.flatnonzero(previous >= 0)
+    pairs = np.stack([standing[previous[follows]], standing[follows]], axis=1)
+    linked: Ids = pairs[(pairs != 0).all(axis=1) & (pairs[:, 0] != pairs[:, 1])]
+    return linked
+
+
+def _entries(
+    experience: Experience,
+    rows: Slots,
+    ids: Ids,
+    repeats: NDArray[np.int64],
+    tick: int,
+) -> NDArray[np.void]:
+    entries = np.zeros(len(rows), ENTRY)
+    entries["id"] = ids
+    entries["origin"] = experience.origins[rows]
+    entries["tick"] = tick
+    entries["value_kind"] = experience.value_kind
+    entries["value_id"] = experience.value_ids[rows]
+    entries["norm"] = experience.norms[rows]
+    entries["confirmations"] = repeats
+    entries["alive"] = True
+    return entries

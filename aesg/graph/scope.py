@@ -1,0 +1,169 @@
+"""What one retrieval can see: the graph of one generation and the short-term memory.
+
+Both are addressed by one range of slots: those of the view first, the short-term window behind
+them. -1 stands for nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aesg.graph.shortterm import ShortTermMemory
+from storage_backends.adjacency import Slots
+from storage_backends.faiss_index import merge_by_cosine, nearest, padded
+from storage_backends.types import Floats, Ids, ValueKind
+from storage_backends.view import View
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+#: A search that must leave concepts out looks this much further, so that enough remain.
+_EXTRA = 16
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Columns of the graph and of the short-term window, by common slot.
+
+    Parameters
+    ----------
+    view : View
+    shortterm : ShortTermMemory
+        Not changed while the scope is in use.
+    """
+
+    view: View
+    shortterm: ShortTermMemory
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to find."""
+        return not self.view.node_count and not len(self.shortterm.entries)
+
+    def is_provisional(self, slots: Slots) -> NDArray[np.bool_]:
+        """Tell which slots belong to the short-term window."""
+        return slots >= self.view.size
+
+    def ids(self, slots: Slots) -> Ids:
+        """Return concept ids; 0 for slot -1."""
+        return self._column(self.view.ids, "id", slots)
+
+    def origins(self, slots: Slots) -> Ids:
+        """Return origins; 0 for slot -1."""
+        return self._column(self.view.stats["origin"], "origin", slots)
+
+    def ticks(self, slots: Slots) -> Ids:
+        """Return the topology update at which each concept was written or last proved right."""
+        return self._column(self.view.stats["tick"], "tick", slots)
+
+    def value_kinds(self, slots: Slots) -> NDArray[np.uint8]:
+        """Return the `ValueKind` of each concept; KEY for slot -1."""
+        return self._column(self.view.value_kinds, "value_kind", slots)
+
+    def value_ids(self, slots: Slots) -> NDArray[np.int64]:
+        """Return integer values; 0 where a concept has none."""
+        return self._column(self.view.value_ids, "value_id", slots)
+
+    def keys(self, slots: Slots) -> Floats:
+        """Return unit keys ``(..., D)``; zeros for slot -1."""
+        keys: Floats = self._gather(self.view.keys, self.shortterm.keys, slots)
+        return keys
+
+    def vectors(self, slots: Slots) -> Floats:
+        """Return what each concept stands for, ``(..., D)``.
+
+        Its vector value where it has one, else its key with the length it came with; zeros for
+        slot -1.
+        """
+        norms = self._gather(self.view.norms, self.shortterm.entries["norm"], slots)
+        vectors: Floats = self.keys(slots) * norms[..., None]
+        valued = (self.value_kinds(slots) == ValueKind.VECTOR) & (slots >= 0)
+        if valued.any():
+            chosen = slots[valued]
+            width = self.shortterm.vector_dim
+            vectors[valued] = self._gather(
+                _or_empty(self.view.value_vectors, width),
+                _or_empty(self.shortterm.vectors, width),
+                chosen,
+            )
+        return vectors
+
+    def find(self, ids: Ids) -> Slots:
+        """Return the slot of each id, -1 where the concept is no longer there."""
+        graph = self.view.slots(ids)
+        row = self.shortterm.find(ids)
+        return np.where(graph >= 0, graph, np.where(row >= 0, row + self.view.size, -1))
+
+    def search(self, queries: Floats, k: int, origins: Ids | None) -> tuple[Slots, Floats]:
+        """Find the most similar concepts of each query.
+
+        Parameters
+        ----------
+        queries : (N, D) float32
+            Unit vectors.
+        k : int
+            Concepts for each query, at least 1.
+        origins : (N,) uint64 or None
+            A query does not find concepts of its own origin; None or 0 excludes nothing.
+
+        Returns
+        -------
+        slots : (N, k) int64
+            Descending by cosine; -1 pads.
+        cosines : (N, k) float32
+        """
+        reach = k + _EXTRA if origins is not None else k
+        found = self._shortterm_search(queries, reach)
+        if self.view.node_count:
+            found = merge_by_cosine(self.view.index.search(queries, reach), found, 2 * reach)
+        slots, cosines = found
+        if origins is not None:
+            slots = np.where(self.excluded(slots, origins[:, None]), -1, slots)
+            slots, cosines = _closed_up(slots, cosines)
+        return padded(slots[:, :k], cosines[:, :k], k)
+
+    def excluded(self, slots: Slots, origins: Ids) -> NDArray[np.bool_]:
+        """Tell which slots a query of the given origin must not see."""
+        own: NDArray[np.bool_] = (self.origins(slots) == origins) & (origins != 0)
+        return own
+
+    def _shortterm_search(self, queries: Floats, k: int) -> tuple[Slots, Floats]:
+        rows, cosines = nearest(queries, self.shortterm.keys, k)
+        entries = self.shortterm.entries
+        if rows.size and not entries["alive"].all():
+            rows = np.where(entries["alive"][rows], rows, -1)
+            rows, cosines = _closed_up(rows, cosines)
+        return np.where(rows >= 0, rows + self.view.size, -1), cosines
+
+    def _column(self, graph: NDArray[Scalar], name: str, slots: Slots) -> NDArray[Scalar]:
+        return self._gather(graph, self.shortterm.entries[name], slots)
+
+    def _gather(
+        self, graph: NDArray[Scalar], window: NDArray[Scalar], slots: Slots
+    ) -> NDArray[Scalar]:
+        flat = slots.ravel()
+        out = np.zeros((flat.size, *window.shape[1:]), window.dtype)
+        size = self.view.size
+        for column, chosen, first in (
+            (graph, np.flatnonzero((flat >= 0) & (flat < size)), 0),
+            (window, np.flatnonzero(flat >= size), size),
+        ):
+            if len(chosen) == flat.size:
+                out = column[flat - first]
+            elif len(chosen):
+                out[chosen] = column[flat[chosen] - first]
+        return out.reshape(*slots.shape, *window.shape[1:])
+
+
+def _closed_up(slots: Slots, cosines: Floats) -> tuple[Slots, Floats]:
+    """Move the entries that are left to the front of each row, in order."""
+    order = np.argsort(slots < 0, axis=1, kind="stable")
+    slots = np.take_along_axis(slots, order, 1)
+    return slots, np.where(slots >= 0, np.take_along_axis(cosines, order, 1), np.float32(0))
+
+
+def _or_empty(vectors: Floats | None, width: int) -> Floats:
+    return np.empty((0, width), np.float32) if vectors is None else vectors

@@ -1,0 +1,143 @@
+"""The loss of one batch: which function, in which shape, and what cannot be judged at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from aesg.errors import AESGTrainingError
+
+Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
+_ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+
+
+def batch_loss(criterion: Criterion | None, output: Any, targets: Tensor, where: str) -> Tensor:
+    """Judge what a model gave for a batch.
+
+    Integer targets are classes: of ``output`` (..., C) with ``targets`` (...), for instance logits
+    (B, T, V) and tokens (B, T), every position is one case. Targets (B, ...) with ``output``
+    (B, C, ...), the order of torch, are taken where the first reading does not fit.
+
+    Parameters
+    ----------
+    criterion : callable, optional
+        None takes cross-entropy for integer targets and the mean squared error for floating ones.
+        `CrossEntropyLoss` and `NLLLoss` are given the shapes that they need; any other criterion
+        gets output and targets as they are.
+    output : (..., C) or (B, C, ...) or the shape of targets, floating
+        What the model returned.
+    targets : integer or floating
+        What it should have returned.
+    where : str
+        The batch, for messages.
+
+    Returns
+    -------
+    () floating
+        The loss.
+
+    Raises
+    ------
+    AESGTrainingError
+        If the output is no tensor, shapes do not belong together, a class is out of range, or the
+        criterion returns anything but one number.
+    """
+    if not isinstance(output, Tensor):
+        raise AESGTrainingError(
+            f"{where}: expected the model to return a tensor, got {type(output).__name__}"
+        )
+    if criterion is None:
+        criterion = _default(targets, where)
+    if isinstance(criterion, _CLASSES) and _are_classes(targets):
+        output, targets = _as_cases(output, targets, where)
+        _check_range(targets, output.shape[-1], criterion.ignore_index, where)
+    elif isinstance(criterion, _ELEMENTWISE) and output.shape != targets.shape:
+        # Torch would stretch one to the other, with a warning, and train on that.
+        raise AESGTrainingError(
+            f"{where}: expected targets of the output's shape {tuple(output.shape)}, got "
+            f"{tuple(targets.shape)}"
+        )
+    loss = criterion(output, targets)
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise AESGTrainingError(
+            f"{where}: expected the criterion to return a tensor of one number, got {got}"
+        )
+    return loss
+
+
+def trainable_value(loss: Tensor, where: str) -> float:
+    """Return the number that a loss holds, if a step can follow from it.
+
+    Parameters
+    ----------
+    loss : () floating
+        The loss of a batch.
+    where : str
+        The batch, for messages.
+
+    Returns
+    -------
+    float
+        Finite.
+
+    Raises
+    ------
+    AESGTrainingError
+        If the loss is not finite, or no trainable parameter has a part in it.
+    """
+    value = float(loss.item())
+    if not math.isfinite(value):
+        raise AESGTrainingError(
+            f"{where}: expected a finite loss, got {value}; neither weights nor memory learned "
+            "from this batch. A lower learning_rate or inputs without NaN may help"
+        )
+    if not loss.requires_grad:
+        raise AESGTrainingError(
+            f"{where}: expected a loss that depends on a trainable parameter, got one without "
+            "gradient; all parameters may be frozen, or the model detaches its output"
+        )
+    return value
+
+
+def _default(targets: Tensor, where: str) -> Criterion:
+    if targets.is_floating_point():
+        return nn.MSELoss()
+    if _are_classes(targets):
+        return nn.CrossEntropyLoss()
+    raise AESGTrainingError(
+        f"{where}: expected integer or floating targets, got {targets.dtype}; "
+        "convert them, or give AESGTrainer a criterion"
+    )
+
+
+def _are_classes(targets: Tensor) -> bool:
+    dtype = targets.dtype
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+
+
+def _as_cases(output: Tensor, targets: Tensor, where: str) -> tuple[Tensor, Tensor]:
+    """Return scores (N, C) and classes (N,)."""
+    if output.shape[:-1] != targets.shape and output.ndim >= 2:
+        last = output.movedim(1, -1)  # (B, C, ...) -> (B, ..., C)
+        output = last if last.shape[:-1] == targets.shape else output
+    if output.ndim == 0 or output.shape[:-1] != targets.shape:
+        raise AESGTrainingError(
+            f"{where}: expected output (..., classes) and integer targets (...), got output "
+            f"{tuple(output.shape)} and targets {tuple(targets.shape)}"
+        )
+    return output.reshape(-1, output.shape[-1]), targets.reshape(-1).long()
+
+
+def _check_range(classes: Tensor, count: int, ignored: int, where: str) -> None:
+    bad = (classes != ignored) & ((classes < 0) | (classes >= count))
+    if bool(bad.any()):
+        raise AESGTrainingError(
+            f"{where}: expected target classes in [0, {count}), got {int(classes[bad][0])}"
+        )

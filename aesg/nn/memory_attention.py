@@ -1,0 +1,85 @@
+"""A layer that queries the memory from hidden states and brings what it finds back into them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aesg.context import RetrievedContext
+from aesg.memory import AESGMemory
+
+#: Share of the running mean that a training batch replaces.
+_MEAN_MOMENTUM = 0.01
+
+
+class MemoryAttention(nn.Module):
+    """Per-position memory query and gated injection.
+
+    The query is a projection of the normalised hidden state, centred: hidden states of a trained
+    network crowd into a narrow cone, and without the running mean removed every concept would
+    resemble every query.
+
+    Parameters
+    ----------
+    hidden_size : int
+        Width ``H`` of the hidden states.
+    memory : AESGMemory
+        Of width ``D``.
+    top_k : int
+        Concepts ``K`` retrieved for each position.
+    """
+
+    mean: Tensor
+    batches: Tensor
+
+    def __init__(self, hidden_size: int, memory: AESGMemory, top_k: int) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.query_norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
+        self.query_proj = nn.Linear(hidden_size, memory.vector_dim, bias=False)
+        nn.init.orthogonal_(self.query_proj.weight)
+        self.inject = nn.Linear(hidden_size, hidden_size, bias=False)
+        nn.init.zeros_(self.inject.weight)
+        self.register_buffer("mean", torch.zeros(hidden_size))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
+
+    def query(self, hidden: Tensor) -> Tensor:
+        """Return the memory queries of hidden states, ``(..., H)`` to ``(..., D)``.
+
+        In training the running mean follows, from the next call on: a sample's query does not
+        depend on its batch.
+        """
+        normed = self.query_norm(hidden)
+        query: Tensor = self.query_proj(normed - self.mean)
+        if self.training:
+            with torch.no_grad():
+                self.batches += 1
+                momentum = max(_MEAN_MOMENTUM, 1 / float(self.batches))
+                self.mean.lerp_(normed.detach().reshape(-1, normed.shape[-1]).mean(0), momentum)
+        return query
+
+    def forward(self, hidden: Tensor, context: RetrievedContext, values: Tensor) -> Tensor:
+        """Add what the concepts stand for to the hidden states.
+
+        Parameters
+        ----------
+        hidden : (..., H) tensor
+        context : RetrievedContext
+            Of the queries of ``hidden``.
+        values : (V, H) tensor
+            Embedding of integer values.
+
+        Returns
+        -------
+        (..., H) tensor
+            Equal to ``hidden`` where nothing was retrieved, and at initialisation.
+        """
+        if not context.mask.shape[-1]:
+            return hidden
+        flat = context.weights.flatten(0, -2)  # (N, K)
+        ids = context.value_ids.view(flat.shape)
+        weights = flat.masked_fill(ids < 0, 0.0).to(values.dtype)
+        read = F.embedding_bag(ids.clamp_min(0), values, per_sample_weights=weights, mode="sum")
+        update: Tensor = self.inject(read).view(hidden.shape)
+        return hidden + update

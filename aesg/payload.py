@@ -1,0 +1,49 @@
+"""Payloads: small msgpack values that a concept carries for its user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+
+from aesg.errors import AESGMemoryError
+
+#: A payload is a label or a text, not a file.
+MAX_BYTES = 65_536
+
+
+def pack_payloads(payloads: Sequence[Any] | None, count: int) -> list[bytes | None]:
+    """Encode one payload for each of ``count`` concepts; None stays None.
+
+    Raises
+    ------
+    AESGMemoryError
+        If the number differs, or a payload cannot be encoded or is longer than `MAX_BYTES`.
+    """
+    if payloads is None:
+        return [None] * count
+    if isinstance(payloads, str | bytes) or len(payloads) != count:
+        got = type(payloads).__name__ if isinstance(payloads, str | bytes) else len(payloads)
+        raise AESGMemoryError(f"payloads: expected a sequence of {count}, got {got}")
+    return [None if item is None else _packed(item, place) for place, item in enumerate(payloads)]
+
+
+def unpack_payload(packed: bytes | None) -> Any:
+    """Decode one payload."""
+    return None if packed is None else msgpack.unpackb(packed, strict_map_key=False)
+
+
+def _packed(payload: Any, place: int) -> bytes:
+    try:
+        packed: bytes = msgpack.packb(payload)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise AESGMemoryError(
+            f"payloads[{place}]: expected what msgpack can encode, "
+            f"got {type(payload).__name__} ({error})"
+        ) from error
+    if len(packed) > MAX_BYTES:
+        raise AESGMemoryError(
+            f"payloads[{place}]: expected at most {MAX_BYTES} bytes, got {len(packed)}"
+        )
+    return packed

@@ -1,0 +1,1 @@
+"""Storage of an AESG memory: records, seed lookup and adjacency, without torch."""

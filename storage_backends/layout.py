@@ -1,0 +1,261 @@
+"""What lies in a memory directory, and how its files appear whole.
+
+::
+
+    CURRENT           name of the folder in use, "gen-000001"
+    WRITER.lock       see `locks`
+    gen-000001/       data.mdb and lock.mdb
+
+``CURRENT`` is written last, so a directory without it is new, or its making was interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from storage_backends.errors import (
+    NotAStoreError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreReadOnlyError,
+    StoreSchemaError,
+)
+
+CURRENT = "CURRENT"
+WRITER_LOCK = "WRITER.lock"
+DATA = "data.mdb"
+FIRST_GENERATION = "gen-000001"
+
+_FOLDER = re.compile(r"gen-\d{6,}")
+_OWN_NAMES = {CURRENT, CURRENT + ".new", WRITER_LOCK, FIRST_GENERATION}
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "fuse.sshfs", "fuse.glusterfs"}
+
+# LMDB 0.9, a 64-bit build: page header (number, padding, flags), then magic, version, address,
+# map size, two tables of 48 bytes (the first starts with the page size), last page, transaction.
+_META = struct.Struct("<Q2xH4xII16xI44x48xQQ")
+_MAGIC, _DATA_VERSION, _META_FLAG = 0xBEEFC0DE, 1, 0x08
+
+
+def current_folder(directory: Path) -> Path | None:
+    """Return the folder in use, None where ``CURRENT`` is missing.
+
+    Raises
+    ------
+    NotAStoreError
+        If the path is not a directory.
+    StoreCorruptError
+        If ``CURRENT`` names no folder of this directory.
+    """
+    try:
+        name = (directory / CURRENT).read_bytes()
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError as error:
+        raise NotAStoreError(f"{directory}: expected a directory, got a file") from error
+    except OSError as error:
+        raise translate(error, directory / CURRENT, "to read it") from error
+    text = name.decode("ascii", "replace").strip()
+    if not _FOLDER.fullmatch(text):
+        raise StoreCorruptError(
+            f"{directory / CURRENT}: expected a name like {FIRST_GENERATION}, got {text[:80]!r}"
+        )
+    if not (directory / text / DATA).is_file():
+        raise StoreCorruptError(f"{directory / text / DATA}: expected a file, found none")
+    return directory / text
+
+
+def require_memory(directory: Path) -> Path:
+    """Return the folder in use of a directory that must be a memory.
+
+    Raises
+    ------
+    NotAStoreError
+        If it is missing or something else.
+    """
+    folder = current_folder(directory)
+    if folder is None:
+        found = "nothing" if not directory.exists() else f"no file {CURRENT} in it"
+        raise NotAStoreError(f"{directory}: expected a memory directory, found {found}")
+    return folder
+
+
+def require_usable(directory: Path) -> None:
+    """Check that a memory may be made in a directory, making the directory itself if need be.
+
+    Raises
+    ------
+    NotAStoreError
+        If there is a file, or a directory that holds something else.
+    """
+    try:
+        if not directory.exists():
+            directory.mkdir(parents=True)
+            sync_folder(directory.parent)
+        foreign = sorted(set(os.listdir(directory)) - _OWN_NAMES)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotAStoreError(f"{directory}: expected a directory, got a file") from error
+    except OSError as error:
+        raise translate(error, directory, "to make a directory there") from error
+    foreign = [name for name in foreign if not name.startswith(".") and name != "lost+found"]
+    if foreign:
+        raise NotAStoreError(
+            f"{directory}: expected a memory or an empty directory, found {foreign[:5]}"
+        )
+
+
+def make_first_folder(directory: Path) -> Path:
+    """Return the folder of a new memory, cleared of what an interrupted making left."""
+    folder = directory / FIRST_GENERATION
+    try:
+        folder.mkdir(exist_ok=True)
+        if _extent(folder / DATA) is None:
+            for name in os.listdir(folder):
+                os.unlink(folder / name)
+    except OSError as error:
+        raise translate(error, folder, "to make the folder") from error
+    return folder
+
+
+def publish(folder: Path) -> None:
+    """Make a finished folder the one in use."""
+    directory = folder.parent
+    try:
+        sync_folder(folder)
+        sync_folder(directory)
+        replace_file(directory / CURRENT, folder.name.encode("ascii") + b"\n")
+    except OSError as error:
+        raise translate(error, directory / CURRENT, "to write it") from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that after a crash at any instant it is the old one or the new one."""
+    temporary = path.with_name(path.name + ".new")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_data_file(path: Path) -> None:
+    """Refuse a data file that LMDB would fall over, or would take for a new one.
+
+    It must not be open in this process.
+
+    Raises
+    ------
+    StoreCorruptError
+        If it is shorter than its newest meta page says, or has no meta page.
+    StoreSchemaError
+        If it is of another LMDB format.
+    """
+    try:
+        extent = _extent(path)
+        # After the meta page: a writer may make the file longer meanwhile, never shorter.
+        size = path.stat().st_size
+    except OSError as error:
+        raise translate(error, path, "to read it") from error
+    if extent is None:
+        raise StoreCorruptError(f"{path}: expected an LMDB data file, got other content")
+    if size < extent:
+        raise StoreCorruptError(f"{path}: expected at least {extent} bytes, got {size}")
+
+
+def _extent(path: Path) -> int | None:
+    """Return the size that a data file's newest meta page asks for; None where it has none."""
+    if not path.exists():
+        return None
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        first = _meta_page(descriptor, 0, path)
+        second = None if first is None else _meta_page(descriptor, first[0], path)
+    finally:
+        os.close(descriptor)
+    if first is None or second is None:
+        return None
+    page_size, last_page, _ = max(first, second, key=lambda meta: meta[2])
+    return page_size * (last_page + 1)
+
+
+def _meta_page(descriptor: int, offset: int, path: Path) -> tuple[int, int, int] | None:
+    """Return page size, last page and transaction of the meta page at an offset."""
+    content = os.pread(descriptor, _META.size, offset)
+    if len(content) < _META.size:
+        return None
+    _, flags, magic, version, page_size, last_page, transaction = _META.unpack(content)
+    if magic != _MAGIC or not flags & _META_FLAG:
+        return None
+    if version != _DATA_VERSION:
+        raise StoreSchemaError(f"{path}: expected LMDB data format {_DATA_VERSION}, got {version}")
+    return page_size, last_page, transaction
+
+
+def refuse_network_file_system(directory: Path) -> None:
+    """Refuse a directory on a file system where LMDB's shared memory does not work.
+
+    Raises
+    ------
+    StoreError
+        If the directory is on a network file system.
+    """
+    try:
+        mounts = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
+    except OSError:
+        return  # not Linux: nothing is known
+    kind = file_system_of(directory, mounts)
+    if kind in _NETWORK:
+        raise StoreError(
+            f"{directory}: expected a local file system, got {kind}, where memory shared between "
+            "processes is not kept in step"
+        )
+
+
+def file_system_of(path: Path, mounts: Iterable[str]) -> str:
+    """Return the type of the file system that holds a path.
+
+    Parameters
+    ----------
+    path : Path
+        Resolved path; it need not exist.
+    mounts : iterable of str
+        Lines of ``/proc/self/mounts``.
+
+    Returns
+    -------
+    str
+        The type, such as ``ext4``; empty where no mount holds the path.
+    """
+    found = Path(), ""
+    for line in mounts:
+        _, point, kind, *_ = line.split(" ")
+        mounted = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), point))
+        # Later mounts cover earlier ones at the same place.
+        if path.is_relative_to(mounted) and len(mounted.parts) >= len(found[0].parts):
+            found = mounted, kind
+    return found[1]
+
+
+def translate(error: OSError, path: Path, expected: str) -> StoreError:
+    """Return the storage error that an error of the operating system stands for."""
+    message = f"{path}: expected {expected}, got {error.strerror}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StoreReadOnlyError(message)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StoreFullError(message)
+    return StoreError(message)

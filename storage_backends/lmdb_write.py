@@ -1,0 +1,181 @@
+"""Applies a prepared batch inside one write transaction."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import lmdb
+import numpy as np
+
+from storage_backends import codec
+from storage_backends.environment import Tables, Transaction
+from storage_backends.errors import StoreUsageError
+from storage_backends.lmdb_read import read_generation, read_number
+from storage_backends.types import EDGE, Ids
+from storage_backends.validation import PreparedBatch
+
+
+def apply(transaction: Transaction, tables: Tables, batch: PreparedBatch, log_length: int) -> int:
+    """Write a batch as the next generation and return its number.
+
+    Parameters
+    ----------
+    transaction : Transaction
+        An open write transaction; to be aborted if this raises.
+    tables : Tables
+    batch : PreparedBatch
+    log_length : int
+        How many generations the log keeps, 1 or more.
+
+    Raises
+    ------
+    StoreUsageError
+        If the batch contradicts what the store holds.
+    """
+    writer = _Writer(transaction, tables)
+    bared = writer.delete(batch.deleted)
+    new = writer.put_concepts(batch)
+    writer.replace_stats(batch)
+    writer.put_payloads(batch)
+    writer.put_edges(batch)
+    writer.append_events(batch.events)
+    writer.put_named(batch)
+    entry = codec.LogEntry(
+        new=new,
+        put=batch.put,
+        stats=batch.stats_ids,
+        edges=np.union1d(batch.sources, bared),
+        deleted=batch.deleted,
+    )
+    return writer.finish(codec.encode_log(entry), log_length)
+
+
+class _Writer:
+    """The steps of a commit, which share the transaction and the count of edges."""
+
+    def __init__(self, transaction: Transaction, tables: Tables) -> None:
+        self._transaction = transaction
+        self._tables = tables
+        self._more_edges = 0
+
+    def delete(self, deleted: Ids) -> Ids:
+        """Remove concepts and what belongs to them; return those that had edges."""
+        bared = []
+        for concept_id, key in zip(deleted.tolist(), codec.encode_ids(deleted), strict=True):
+            if not self._transaction.delete(key, db=self._tables.key):
+                raise StoreUsageError(f"deleted: expected existing concepts, got {concept_id}")
+            for table in (self._tables.value, self._tables.meta, self._tables.payload):
+                self._transaction.delete(key, db=table)
+            edges = self._transaction.pop(key, db=self._tables.adjacency)
+            if edges is not None:
+                self._more_edges -= len(edges) // EDGE.itemsize
+                bared.append(concept_id)
+        return np.array(bared, np.uint64)
+
+    def put_concepts(self, batch: PreparedBatch) -> Ids:
+        """Write concepts; return those that did not exist."""
+        if not batch.put.size:
+            return batch.put
+        self._check_width(batch.width)
+        keys = codec.encode_ids(batch.put)
+        missing = self._missing(batch.put)
+        self._put(self._tables.key, keys, batch.keys)
+        self._put(self._tables.value, keys, batch.values)
+        self._put(self._tables.meta, keys, batch.meta)
+        return missing
+
+    def replace_stats(self, batch: PreparedBatch) -> None:
+        """Write statistics of concepts."""
+        self._require_exist("stats_ids", batch.stats_ids)
+        self._put(self._tables.meta, codec.encode_ids(batch.stats_ids), batch.stats)
+
+    def put_payloads(self, batch: PreparedBatch) -> None:
+        """Write payloads, or remove them where the new one is empty."""
+        self._require_exist("payloads", batch.payload_ids)
+        self._put(self._tables.payload, codec.encode_ids(batch.payload_ids), batch.payloads)
+
+    def put_edges(self, batch: PreparedBatch) -> None:
+        """Write the out-edges of concepts, or remove them where there are none."""
+        self._require_exist("edges", batch.sources)
+        self._require_exist("targets of edges", batch.targets)
+        keys = codec.encode_ids(batch.sources)
+        cursor = self._transaction.cursor(db=self._tables.adjacency)
+        before = sum(len(row) for _, row in cursor.getmulti(keys))
+        after = sum(map(len, batch.adjacency))
+        self._more_edges += (after - before) // EDGE.itemsize
+        self._put(self._tables.adjacency, keys, batch.adjacency)
+
+    def append_events(self, events: list[bytes]) -> None:
+        """Write events after the last one."""
+        table = self._tables.evolution
+        start = self._transaction.stat(table)["entries"]
+        numbers = np.arange(start, start + len(events), dtype=np.uint64)
+        self._put(table, codec.encode_ids(numbers), events)
+
+    def put_named(self, batch: PreparedBatch) -> None:
+        """Write settings, and the short-term table where the batch has one."""
+        self._put(self._tables.sys, *_columns(batch.settings))
+        if batch.shortterm is not None:
+            table = self._tables.shortterm
+            self._transaction.drop(table, delete=False)
+            cursor = self._transaction.cursor(db=table)
+            cursor.putmulti(batch.shortterm)
+
+    def finish(self, log_entry: bytes, log_length: int) -> int:
+        """Write counters and log; return the generation."""
+        generation = read_generation(self._transaction, self._tables) + 1
+        edges = read_number(self._transaction, self._tables, codec.EDGE_COUNT) + self._more_edges
+        system, log = self._tables.sys, self._tables.log
+        self._transaction.put(codec.GENERATION, codec.encode_number(generation), db=system)
+        self._transaction.put(codec.EDGE_COUNT, codec.encode_number(edges), db=system)
+        self._transaction.put(codec.encode_number(generation), log_entry, append=True, db=log)
+        cursor = self._transaction.cursor(db=log)
+        while cursor.first() and codec.decode_number(cursor.key()) <= generation - log_length:
+            cursor.delete()
+        return generation
+
+    def _check_width(self, width: int) -> None:
+        cursor = self._transaction.cursor(db=self._tables.key)
+        if cursor.first() and len(cursor.value()) != 4 * width:
+            raise StoreUsageError(
+                f"concepts.keys: expected width {len(cursor.value()) // 4}, as the concepts held "
+                f"already, got {width}"
+            )
+
+    def _require_exist(self, where: str, ids: Ids) -> None:
+        missing = self._missing(ids)
+        if missing.size:
+            raise StoreUsageError(
+                f"{where}: expected concepts that exist after the batch, got {missing[0]}"
+            )
+
+    def _missing(self, ids: Ids) -> Ids:
+        """Return those of some sorted ids that are not concepts."""
+        cursor = self._transaction.cursor(db=self._tables.value)
+        if not cursor.last() or not ids.size:
+            return ids
+        last = codec.decode_number(cursor.key())
+        known = ids[: np.searchsorted(ids, np.uint64(last), side="right")]
+        found = codec.decode_ids(cursor.getmulti(codec.encode_ids(known), values=False))
+        return np.setdiff1d(ids, found, assume_unique=True)
+
+    def _put(self, table: lmdb._Database, keys: Sequence[bytes], records: Sequence[bytes]) -> None:
+        """Write records in ascending order of key; an empty one removes what is there."""
+        cursor = self._transaction.cursor(db=table)
+        last = cursor.key() if cursor.last() else b""
+        split = bisect_right(keys, last)
+        # Appending fills the pages of a table; keys put in its middle leave them half full.
+        cursor.putmulti(_present(keys[:split], records[:split]))
+        cursor.putmulti(_present(keys[split:], records[split:]), append=True)
+        for key, record in zip(keys[:split], records, strict=False):
+            if not record:
+                self._transaction.delete(key, db=table)
+
+
+def _present(keys: Sequence[bytes], records: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    return [(key, record) for key, record in zip(keys, records, strict=True) if record]
+
+
+def _columns(entries: list[tuple[bytes, bytes]]) -> tuple[list[bytes], list[bytes]]:
+    return [key for key, _ in entries], [record for _, record in entries]

@@ -1,0 +1,154 @@
+"""The lock that keeps a memory directory to one writer.
+
+The lock is a POSIX record lock (``fcntl.lockf``): the kernel drops it when its process dies,
+however it dies, and a forked child does not inherit it, which it would with ``flock``. Two things
+follow. Such locks do not hold within a process, so a set of the files locked by this process
+stands beside them. And closing *any* descriptor of the file drops the lock, so a file locked by
+this process is never opened again.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+from storage_backends.errors import StoreError, StoreLockedError, StoreReadOnlyError
+
+_RETRY_SECONDS = 0.05
+_FileKey = tuple[int, int]
+
+#: Descriptor and holder of each lock of this process, by device and inode of the file.
+_held: dict[_FileKey, tuple[int, str]] = {}
+_guard = threading.RLock()
+
+
+class WriterLock:
+    """A lock that is held until `release`; made by `acquire`.
+
+    Parameters
+    ----------
+    key : (int, int)
+        Device and inode of the locked file.
+    """
+
+    def __init__(self, key: _FileKey) -> None:
+        self._key = key
+        self._pid = os.getpid()
+
+    @classmethod
+    def acquire(cls, path: Path, timeout: float = 0.0) -> WriterLock:
+        """Lock the file at ``path``, which is made if it is missing.
+
+        Parameters
+        ----------
+        path : Path
+            The lock file; it stays when the lock is released.
+        timeout : float
+            Seconds to wait for another holder, 0 or more.
+
+        Raises
+        ------
+        StoreLockedError
+            If another handle, of this process or another, holds the lock; it names the holder.
+        StoreReadOnlyError
+            If the file may not be written.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            with _guard:
+                holder = _try_lock(path)
+                if holder is None:
+                    return cls(_key_of(path))
+            if time.monotonic() >= deadline:
+                raise StoreLockedError(
+                    f"{path}: expected no other writer, but the memory is open for writing by "
+                    f"{holder}. Close it there, or open with read_only=True"
+                )
+            time.sleep(_RETRY_SECONDS)
+
+    def release(self) -> None:
+        """Give the lock up; a second call, or one in a forked child, does nothing."""
+        with _guard:
+            if self._pid == os.getpid() and self._key in _held:
+                descriptor, _ = _held.pop(self._key)
+                os.close(descriptor)
+
+
+def _key_of(path: Path) -> _FileKey:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _try_lock(path: Path) -> str | None:
+    """Lock the file, or return who has it."""
+    if path.exists() and _key_of(path) in _held:
+        return _held[_key_of(path)][1]
+    descriptor = _open(path)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        record = _own_record()
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(record).encode(), 0)
+    except OSError as error:
+        holder = _describe(os.pread(descriptor, 65536, 0))
+        os.close(descriptor)
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return holder
+        raise StoreError(f"{path}: expected to lock the file, got {error}") from error
+    status = os.fstat(descriptor)
+    _held[status.st_dev, status.st_ino] = descriptor, _describe(json.dumps(record).encode())
+    return None
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StoreReadOnlyError(
+                f"{path}: expected to be allowed to write it, got {error.strerror}; "
+                "open with read_only=True to read only"
+            ) from error
+        raise StoreError(f"{path}: expected to open or make the file, got {error}") from error
+
+
+def _own_record() -> dict[str, object]:
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": " ".join(sys.orig_argv)[:500],
+        "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _describe(content: bytes) -> str:
+    # The holder writes its record after it has the lock: for a moment there is none, or an old one.
+    try:
+        record = json.loads(content)
+        return (
+            f"process {record['pid']} on {record['host']} ({record['command']}) "
+            f"since {record['since']}"
+        )
+    except (ValueError, KeyError, TypeError):
+        return "another process, whose record cannot be read"
+
+
+def _after_fork_in_child() -> None:
+    # The parent keeps its locks: closing here drops only locks of this process, which has none.
+    for descriptor, _ in _held.values():
+        os.close(descriptor)
+    _held.clear()
+    _guard.release()
+
+
+os.register_at_fork(
+    before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_after_fork_in_child
+)

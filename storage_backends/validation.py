@@ -1,0 +1,268 @@
+"""The rules of a `WriteBatch` that can be checked without the store, and its records.
+
+What needs the store (whether a concept exists, how wide its keys are) is checked inside the
+transaction that applies the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage_backends import codec
+from storage_backends.errors import StoreUsageError
+from storage_backends.types import (
+    EDGE,
+    EVENT,
+    STATS,
+    Concepts,
+    Floats,
+    Ids,
+    Records,
+    ValueKind,
+    WriteBatch,
+)
+
+_NO_IDS: Ids = np.empty(0, np.uint64)
+
+
+@dataclass(frozen=True)
+class PreparedBatch:
+    """A checked batch as the records to write, every list in ascending order of its keys.
+
+    Parameters
+    ----------
+    deleted, put, stats_ids, payload_ids, sources : (N,) uint64
+        What the batch names.
+    keys, values, meta, stats, payloads, adjacency, events : list of bytes
+        The records; of ``put`` (keys, values, meta), ``stats_ids``, ``payload_ids``, ``sources``.
+    width : int
+        D of the keys put; 0 where none is.
+    targets : (M,) uint64
+        Targets of all edges, each once.
+    shortterm : list of (key, record), optional
+    settings : list of (key, record)
+    """
+
+    deleted: Ids
+    put: Ids
+    keys: list[bytes]
+    values: list[bytes]
+    meta: list[bytes]
+    width: int
+    stats_ids: Ids
+    stats: list[bytes]
+    payload_ids: Ids
+    payloads: list[bytes]
+    sources: Ids
+    adjacency: list[bytes]
+    targets: Ids
+    events: list[bytes]
+    shortterm: list[tuple[bytes, bytes]] | None
+    settings: list[tuple[bytes, bytes]]
+
+
+def prepare(batch: WriteBatch) -> PreparedBatch:
+    """Check a batch by itself and encode it.
+
+    Raises
+    ------
+    StoreUsageError
+        If it breaks a rule of `WriteBatch`.
+    """
+    put, keys, values, meta, width = _prepare_concepts(batch.concepts)
+    stats_ids, stats = _prepare_stats(batch.stats_ids, batch.stats)
+    payload_ids, payloads = _prepare_payloads(batch.payloads)
+    sources, adjacency, targets = _prepare_edges(batch.edges)
+    _check_records("events", batch.events, EVENT)
+    shortterm = batch.shortterm
+    return PreparedBatch(
+        deleted=np.sort(_distinct_ids("deleted", batch.deleted)),
+        put=put,
+        keys=keys,
+        values=values,
+        meta=meta,
+        width=width,
+        stats_ids=stats_ids,
+        stats=stats,
+        payload_ids=payload_ids,
+        payloads=payloads,
+        sources=sources,
+        adjacency=adjacency,
+        targets=targets,
+        events=codec.split_rows(batch.events),
+        shortterm=None if shortterm is None else _named_entries("shortterm", shortterm),
+        settings=_prepare_settings(batch.settings),
+    )
+
+
+def _prepare_concepts(
+    concepts: Concepts | None,
+) -> tuple[Ids, list[bytes], list[bytes], list[bytes], int]:
+    if concepts is None:
+        return _NO_IDS, [], [], [], 0
+    _check_columns(concepts)
+    _check_values(concepts)
+    order = np.argsort(_distinct_ids("concepts.ids", concepts.ids))
+    values = codec.encode_values(concepts)
+    return (
+        concepts.ids[order],
+        codec.split_rows(concepts.keys[order].astype("<f4", copy=False)),
+        [values[row] for row in order.tolist()],
+        codec.split_rows(concepts.stats[order]),
+        concepts.keys.shape[1] if len(concepts) else 0,
+    )
+
+
+def _check_columns(concepts: Concepts) -> None:
+    rows = (len(concepts.ids),)
+    _check_array("concepts.value_kinds", concepts.value_kinds, np.dtype(np.uint8), rows)
+    _check_array("concepts.value_ids", concepts.value_ids, np.dtype(np.int64), rows)
+    _check_array("concepts.stats", concepts.stats, STATS, rows)
+    shape = concepts.keys.shape
+    if len(shape) != 2 or not shape[1]:
+        raise StoreUsageError(
+            f"concepts.keys: expected shape ({rows[0]}, D) with D above 0, got {shape}"
+        )
+    expected = (rows[0], shape[1])
+    _check_array("concepts.keys", concepts.keys, np.dtype(np.float32), expected)
+    if concepts.value_vectors is not None:
+        vectors = concepts.value_vectors
+        _check_array("concepts.value_vectors", vectors, np.dtype(np.float32), expected)
+
+
+def _check_array(
+    where: str, array: NDArray[np.generic], dtype: np.dtype[np.generic], shape: tuple[int, ...]
+) -> None:
+    if array.dtype != dtype or array.shape != shape:
+        raise StoreUsageError(
+            f"{where}: expected {dtype} of shape {shape}, got {array.dtype} of shape {array.shape}"
+        )
+
+
+def _check_values(concepts: Concepts) -> None:
+    kinds = concepts.value_kinds
+    _check_rows("value kind 0, 1 or 2", concepts.ids, np.isin(kinds, list(ValueKind)))
+    _check_rows("finite key", concepts.ids, _finite_rows(concepts.keys))
+    wide = kinds == ValueKind.VECTOR
+    if concepts.value_vectors is None:
+        _check_rows("value vector, not value_vectors=None,", concepts.ids, ~wide)
+    else:
+        finite = _finite_rows(concepts.value_vectors)
+        _check_rows("finite value", concepts.ids, finite | ~wide)
+
+
+def _finite_rows(rows: Floats) -> NDArray[np.bool_]:
+    finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(rows), axis=1)
+    return finite
+
+
+def _check_rows(what: str, ids: Ids, good: NDArray[np.bool_]) -> None:
+    bad = np.flatnonzero(~good)
+    if bad.size:
+        raise StoreUsageError(
+            f"concepts: expected a {what} in every row, got another in {bad.size} of them, "
+            f"first concept {ids[bad[0]]} (row {bad[0]})"
+        )
+
+
+def _distinct_ids(where: str, ids: Ids) -> Ids:
+    if ids.dtype != np.uint64 or ids.ndim != 1:
+        raise StoreUsageError(
+            f"{where}: expected uint64 of shape (N,), got {ids.dtype} of shape {ids.shape}"
+        )
+    ordered = np.sort(ids)
+    if ordered.size and ordered[0] == 0:
+        raise StoreUsageError(f"{where}: expected ids above 0, got 0")
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if repeated.size:
+        raise StoreUsageError(f"{where}: expected each id once, got {repeated[0]} repeatedly")
+    return ids
+
+
+def _mapped_ids(where: str, entries: Mapping[int, object]) -> Ids:
+    try:
+        return np.fromiter(entries, np.uint64, len(entries))
+    except (OverflowError, TypeError, ValueError) as error:
+        raise StoreUsageError(
+            f"{where}: expected ids in [1, 2**64), got {list(entries)}"
+        ) from error
+
+
+def _prepare_stats(ids: Ids, stats: Records) -> tuple[Ids, list[bytes]]:
+    order = np.argsort(_distinct_ids("stats_ids", ids))
+    _check_array("stats", stats, STATS, ids.shape)
+    return ids[order], codec.split_rows(stats[order])
+
+
+def _prepare_payloads(payloads: Mapping[int, bytes]) -> tuple[Ids, list[bytes]]:
+    ordered = dict(sorted(payloads.items()))
+    for concept_id, payload in ordered.items():
+        _check_bytes(f"payload of {concept_id}", payload)
+    return _distinct_ids("payloads", _mapped_ids("payloads", ordered)), list(ordered.values())
+
+
+def _prepare_edges(edges: Mapping[int, Records]) -> tuple[Ids, list[bytes], Ids]:
+    ordered = dict(sorted(edges.items()))
+    sources = _distinct_ids("edges", _mapped_ids("edges", ordered))
+    for source, rows in ordered.items():
+        _check_records(f"edges of {source}", rows, EDGE)
+    records = [rows.tobytes() for rows in ordered.values()]
+    joined = np.frombuffer(b"".join(records), EDGE)
+    owners = np.repeat(sources, [len(rows) for rows in ordered.values()])
+    _check_edges(owners, joined)
+    return sources, records, np.unique(joined["target"])
+
+
+def _check_edges(owners: Ids, edges: Records) -> None:
+    targets = edges["target"]
+    _check_edge_rows("another target than the source", owners, targets, targets != owners)
+    finite = np.isfinite(edges["weight"]) & np.isfinite(edges["confidence"])
+    _check_edge_rows("finite weight and confidence", owners, targets, finite)
+    order = np.lexsort((targets, owners))
+    first = np.ones(len(edges), np.bool_)
+    first[1:] = (np.diff(owners[order]) != 0) | (np.diff(targets[order]) != 0)
+    _check_edge_rows("each target once", owners[order], targets[order], first)
+
+
+def _check_edge_rows(what: str, owners: Ids, targets: Ids, good: NDArray[np.bool_]) -> None:
+    bad = np.flatnonzero(~good)
+    if bad.size:
+        source, target = owners[bad[0]], targets[bad[0]]
+        raise StoreUsageError(f"edges of {source}: expected {what}, got the edge to {target}")
+
+
+def _check_records(where: str, records: Records, dtype: np.dtype[np.void]) -> None:
+    if records.dtype != dtype or records.ndim != 1:
+        raise StoreUsageError(
+            f"{where}: expected {dtype} of shape (N,), got {records.dtype} of shape {records.shape}"
+        )
+
+
+def _prepare_settings(settings: Mapping[str, bytes]) -> list[tuple[bytes, bytes]]:
+    entries = _named_entries("settings", settings)
+    taken = codec.SYSTEM_NAMES.intersection(name for name, _ in entries)
+    if taken:
+        raise StoreUsageError(
+            f"settings: expected names other than the store's own, got {sorted(taken)}"
+        )
+    return entries
+
+
+def _named_entries(where: str, entries: Mapping[str, bytes]) -> list[tuple[bytes, bytes]]:
+    prepared = []
+    for name, content in entries.items():
+        _check_bytes(f"{where}[{name!r}]", content)
+        try:
+            prepared.append((codec.encode_name(name), content))
+        except ValueError as error:
+            raise StoreUsageError(f"{where}: {error} as a name") from error
+    return sorted(prepared)
+
+
+def _check_bytes(where: str, content: bytes) -> None:
+    if not isinstance(content, bytes):
+        raise StoreUsageError(f"{where}: expected bytes, got {type(content).__name__}")

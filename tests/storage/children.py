@@ -1,0 +1,219 @@
+"""Programs that tests run in processes of their own, see `processes`."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import resource
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from storage_backends.errors import StoreClosedError, StoreError, StoreFullError
+from storage_backends.lmdb_store import LMDBStore
+from storage_backends.types import WriteBatch
+from tests.storage.contract_handles import CALLS
+from tests.storage.history import batch_of
+from tests.storage.picture import picture
+
+
+def _say(text: object) -> None:
+    print(text, flush=True)
+
+
+def hold(directory: str) -> None:
+    """Open a writer, say so, and wait for the end of input."""
+    with LMDBStore.open(directory):
+        _say(os.getpid())
+        sys.stdin.read()
+
+
+def read(directory: str) -> None:
+    """Say the generation that a reader sees."""
+    with LMDBStore.open(directory, read_only=True) as store:
+        assert not store.verify()
+        _say(store.generation())
+
+
+def follow(directory: str) -> None:
+    """Say what a reader sees, once for each line of input."""
+    with LMDBStore.open(directory, read_only=True, map_size=1 << 20) as store:
+        _say(store.generation())
+        for _ in sys.stdin:
+            _say(f"{store.generation()} {len(store.load().concepts)} {len(store.verify())}")
+
+
+def try_to_write(directory: str) -> None:
+    """Say why a writer cannot be opened."""
+    try:
+        with LMDBStore.open(directory):
+            _say("opened")
+    except StoreError as error:
+        _say(f"{type(error).__name__} {error}")
+
+
+def commit_forever(directory: str, durability: str) -> None:
+    """Write the history from where it stands, saying each generation that is durable."""
+    with LMDBStore.open(directory, durability=durability) as store:
+        generation = store.generation()
+        while True:
+            generation = store.commit(batch_of(generation + 1))
+            _say(generation)
+
+
+def die_making(directory: str, step: str) -> None:
+    """Make a memory, and die before the given one of the steps that touch files; or say so."""
+    steps = itertools.count(1)
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        concerns = any(directory in str(argument) for argument in arguments)
+        if event in ("open", "os.mkdir", "os.rename") and concerns and next(steps) == int(step):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    LMDBStore.open(directory).close()
+    _say("made")
+
+
+def fill(directory: str, room: str) -> None:
+    """Write the history until no room is left; say where it ended and what came of it."""
+    if int(room):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(room), resource.RLIM_INFINITY))
+    store = LMDBStore.open(directory)
+    generation = store.generation()
+    try:
+        while True:
+            generation = store.commit(batch_of(generation + 1))
+    except StoreFullError as error:
+        _say(generation)
+        _say(error)
+    for name, call in CALLS.items():
+        try:
+            call(store)
+            raise AssertionError(f"{name}: expected a poisoned handle to refuse")
+        except StoreClosedError as error:
+            _say(error)
+    with LMDBStore.open(directory) as again:
+        assert again.generation() == generation
+        assert not again.verify()
+
+
+def fork_while_busy(directory: str) -> None:
+    """Fork again and again while threads read and commit; check parent and children."""
+    warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of just this
+    writer = LMDBStore.open(directory)
+    reader = LMDBStore.open(directory, read_only=True)
+    start = writer.generation()
+    done = threading.Event()
+
+    def work(call: Callable[[], object]) -> None:
+        while not done.wait(0.001):
+            call()
+
+    calls = [reader.load, reader.verify, lambda: writer.commit(WriteBatch())]
+    threads = [threading.Thread(target=work, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    statuses = [_fork(directory, [writer, reader], number) for number in range(20)]
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert statuses == [0] * len(statuses), statuses
+    assert writer.generation() == reader.generation() > start
+    assert not reader.verify()
+    _say("fine")
+
+
+def _fork(directory: str, inherited: list[LMDBStore], number: int) -> int:
+    """Return the exit status of a child that uses what it inherited."""
+    pid = os.fork()
+    if pid:
+        return os.waitpid(pid, 0)[1]
+    status = 1
+    try:
+        for store in inherited:
+            _check_inherited(store)
+        own = LMDBStore.open(directory, read_only=True)
+        assert own.generation() >= 1
+        assert not own.verify()
+        if number % 2:
+            own.close()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _check_inherited(store: LMDBStore) -> None:
+    for name, call in CALLS.items():
+        try:
+            call(store)
+            raise AssertionError(f"{name}: expected an inherited handle to refuse")
+        except StoreClosedError as error:
+            assert "fork" in str(error), error
+    store.close()
+
+
+def fork_and_write(directory: str) -> None:
+    """Hand a memory over to a forked child, which writes it after the parent closed it."""
+    store = LMDBStore.open(directory)
+    generation = store.commit(WriteBatch())
+    end, begin = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(begin)
+        os.read(end, 1)  # returns when the parent closes its end
+        with LMDBStore.open(directory) as own:
+            own.commit(WriteBatch())
+        os._exit(0)
+    os.close(end)
+    store.close()
+    os.close(begin)
+    assert os.waitpid(pid, 0)[1] == 0
+    with LMDBStore.open(directory, read_only=True) as after:
+        assert after.generation() == generation + 1
+    _say("fine")
+
+
+def read_as_stranger(directory: str) -> None:
+    """Say what a process without permission to write gets, reading and writing."""
+    os.setgid(65534)
+    os.setuid(65534)
+    for read_only in (True, False):
+        try:
+            with LMDBStore.open(directory, read_only=read_only) as store:
+                _say(f"opened {store.generation()}")
+        except StoreError as error:
+            _say(f"{type(error).__name__} {error}")
+
+
+def open_in_little_space(directory: str) -> None:
+    """Open a memory with less address space than the usual map."""
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+    with LMDBStore.open(directory) as store:
+        store.commit(batch_of(store.generation() + 1))
+        assert not store.verify()
+        _say(len(picture(store)["concepts"]))
+
+
+def open_damaged(directory: str) -> None:
+    """Say what opening a damaged memory gives."""
+    for read_only in (True, False):
+        try:
+            with LMDBStore.open(directory, read_only=read_only) as store:
+                _say(f"opened {len(store.verify())}")
+        except StoreError as error:
+            _say(f"{type(error).__name__} {error}")
+
+
+def digest(directory: str) -> None:
+    """Say the hash of every data file."""
+    for path in sorted(Path(directory).rglob("data.mdb")):
+        _say(hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,129 @@
+"""Nothing acknowledged is lost: killed writers and full disks."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage_backends.lmdb_store import LMDBStore
+from tests.storage import children
+from tests.storage.history import Oracle, batch_of
+from tests.storage.picture import picture
+from tests.storage.processes import child, line, run_child
+
+KILLS = 40
+
+
+@pytest.mark.parametrize("durability", ["full", "normal"])
+def test_a_writer_killed_at_any_moment_loses_nothing_acknowledged(
+    tmp_path: Path, durability: str
+) -> None:
+    chance = random.Random(durability)
+    kills = KILLS if durability == "full" else KILLS // 4
+    LMDBStore.open(tmp_path).close()
+    oracle, reached = _oracle_of(tmp_path), []
+    for _ in range(kills):
+        acknowledged = _write_and_kill(tmp_path, durability, chance)
+        reached.append(_check(tmp_path, oracle, acknowledged))
+    assert reached == sorted(reached)
+    assert reached[-1] > kills  # it did write between the kills
+
+
+def test_a_process_killed_while_it_makes_a_memory_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    states = []
+    for step in range(1, 100):
+        directory = tmp_path / str(step)
+        with child(children.die_making, directory, step) as maker:
+            made = line(maker)
+        if made:
+            break
+        states.append(sorted(str(path.relative_to(directory)) for path in directory.rglob("*")))
+        with LMDBStore.open(directory) as store:
+            assert store.verify() == []
+            assert store.commit(batch_of(1)) == 1
+            assert picture(store) == Oracle(store.uuid).at(1)
+    assert made == "made"
+    assert [] in states
+    assert any("gen-000001" in state and "CURRENT" not in state for state in states)
+
+
+def test_a_file_size_limit_stops_a_write_and_nothing_else(tmp_path: Path) -> None:
+    with LMDBStore.open(tmp_path) as store:
+        store.commit(batch_of(1))
+    _fill_and_check(tmp_path, 200_000)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    _mount(["-t", "tmpfs", "-o", "size=400k", "none", str(disk)])
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_stops_a_write_and_nothing_else(small_disk: Path) -> None:
+    directory = small_disk / "memory"
+    with LMDBStore.open(directory) as store:
+        store.commit(batch_of(1))
+    _fill_and_check(directory, 0)
+
+
+def _mount(arguments: list[str]) -> None:
+    try:
+        subprocess.run(["mount", *arguments], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"NOT TESTED: needs the right to mount a file system ({error})")
+
+
+def _oracle_of(directory: Path) -> Oracle:
+    with LMDBStore.open(directory, read_only=True) as store:
+        return Oracle(store.uuid)
+
+
+def _write_and_kill(directory: Path, durability: str, chance: random.Random) -> int:
+    """Return the last generation that the writer said was durable, 0 where it said none."""
+    acknowledged = 0
+    with child(children.commit_forever, directory, durability) as writer:
+        for _ in range(chance.randrange(1, 12)):
+            acknowledged = int(line(writer))
+        time.sleep(chance.random() * 0.002)
+        writer.kill()
+        return max(acknowledged, _last_line(writer))
+
+
+def _last_line(writer: subprocess.Popen[str]) -> int:
+    assert writer.stdout is not None
+    whole = [text for text in writer.stdout if text.endswith("\n")]
+    return int(whole[-1]) if whole else 0
+
+
+def _check(directory: Path, oracle: Oracle, acknowledged: int) -> int:
+    with LMDBStore.open(directory) as store:
+        assert store.verify() == []
+        generation = store.generation()
+        assert acknowledged <= generation <= acknowledged + 1
+        assert picture(store) == oracle.at(generation)
+    return generation
+
+
+def _fill_and_check(directory: Path, room: int) -> None:
+    oracle = _oracle_of(directory)
+    generation, full, *refusals = run_child(children.fill, directory, room).splitlines()
+    assert int(generation) > 1
+    assert "data.mdb" in full
+    assert "earlier commits are intact" in full
+    assert all("open the directory again" in refusal for refusal in refusals)
+    assert len(refusals) > 5
+    with LMDBStore.open(directory, read_only=True) as store:
+        assert store.verify() == []
+        assert picture(store) == oracle.at(int(generation))
+    if room:
+        with LMDBStore.open(directory) as store:
+            store.commit(batch_of(int(generation) + 1))
+            assert picture(store) == oracle.at(int(generation) + 1)
