@@ -74,6 +74,8 @@ class RetrievedContext:
         True where there is a concept.
     activations : (..., K) float32 tensor
         What spreading activation brought.
+    ages : (..., K) float32 tensor
+        Topology updates since each concept was written or last proved right; 0 where masked.
     abstract : (..., D) float32 tensor
         The virtual concept: the learned projection of the retrieved mean, a unit vector.
     abstract_weight : (...,) float32 tensor
@@ -85,6 +87,7 @@ class RetrievedContext:
     weights: Tensor
     mask: Tensor
     activations: Tensor
+    ages: Tensor
     abstract: Tensor
     abstract_weight: Tensor
     found: Found

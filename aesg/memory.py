@@ -461,12 +461,13 @@ class AESGMemory(nn.Module):
         keys = tensor(reading.keys, self.vector_dim)
         mask = tensor(reading.found.ids != 0)
         activations = tensor(reading.activations)
+        ages = tensor(reading.ages)
         attention = attend(
             query.float(),
             keys,
             mask,
             activations,
-            tensor(reading.ages),
+            ages,
             scale=self.log_scale.exp(),
             recency=self.recency,
             null_logit=self.null_logit,
@@ -477,6 +478,7 @@ class AESGMemory(nn.Module):
             weights=attention.weights,
             mask=mask,
             activations=activations,
+            ages=ages,
             abstract=attention.abstract,
             abstract_weight=attention.abstract_weight,
             found=reading.found,

@@ -209,15 +209,20 @@ class AESGTrainer:
                 )
         return [average.value for average in averages if average.samples]
 
-    def evaluate(self, test_data: Any) -> dict[str, float]:
-        """Return the average loss over some data; nothing is learned or written.
+    def evaluate(
+        self, test_data: Any, *, mode: MemoryMode | str = MemoryMode.INFERENCE
+    ) -> dict[str, float]:
+        """Return the average loss over some data; weights never change.
 
-        The model is in eval mode and the memory in INFERENCE mode meanwhile; both are restored.
+        The model is in eval mode and the memory in ``mode`` meanwhile; both are restored.
 
         Parameters
         ----------
         test_data : DataLoader, Dataset, or list of (input, target) pairs
             Read in its own order.
+        mode : MemoryMode or str
+            INFERENCE learns and writes nothing. ONLINE learns while it reads: the memory takes
+            each batch in after its loss has been counted, and is saved at the end.
 
         Returns
         -------
@@ -228,13 +233,20 @@ class AESGTrainer:
         ------
         AESGTrainingError
             If the data cannot be judged.
+        AESGMemoryError
+            If there is no such mode.
         """
         average = _Average()
         batches = adapt_data(test_data, self.batch_size, shuffle=False)
-        with self._in_mode(MemoryMode.INFERENCE, training=False), torch.no_grad():
+        mode = MemoryMode.parse(mode)
+        with self._in_mode(mode, training=False), torch.no_grad():
             for number, batch in enumerate(batches, 1):
-                loss = self._loss(self._moved(batch), f"batch {number}")
-                average.add(loss.item(), batch)
+                moved = self._moved(batch)
+                average.add(self._loss(moved, f"batch {number}").item(), batch)
+                if mode is not MemoryMode.INFERENCE:
+                    self._teach(moved)
+            if self.memory is not None and mode is not MemoryMode.INFERENCE:
+                self.memory.save()
         return {"loss": average.value}
 
     @overload
@@ -290,12 +302,16 @@ class AESGTrainer:
         value = trainable_value(loss, where)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+        self._teach(batch)
+        return value
+
+    def _teach(self, batch: Batch) -> None:
+        """Tell the memory what the forward pass just made led to."""
         observe = getattr(self.model, "observe", None)
         if callable(observe):
             observe(batch[1])
         if self.memory is not None:
             self.memory.update_topology()
-        return value
 
     def _loss(self, batch: Batch, where: str) -> Tensor:
         inputs, targets = batch

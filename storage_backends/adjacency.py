@@ -7,11 +7,13 @@ when more than half of it is dead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from storage_backends.columns import Filled, appended
 from storage_backends.types import Floats
 
 Slots = NDArray[np.int64]
@@ -25,6 +27,9 @@ _POOL_DTYPE = np.dtype(
         ("kind", "<u4"),
     ]
 )
+
+#: Dead edges that are not worth rewriting the pool for.
+_LITTLE = 1024
 
 
 def ragged_positions(starts: Slots, counts: Slots) -> Slots:
@@ -55,11 +60,14 @@ class Adjacency:
         The run of each slot in the pool.
     pool : (P,) record
         ``target`` (slot), ``weight``, ``confidence``, ``use``, ``kind``.
+    filled : Filled
+        How far the buffer behind the pool is taken.
     """
 
     start: Slots
     count: Slots
     pool: NDArray[np.void]
+    filled: Filled = field(default_factory=Filled, repr=False)
 
     @classmethod
     def empty(cls, slots: int = 0) -> Adjacency:
@@ -67,10 +75,15 @@ class Adjacency:
         zeros = np.zeros(slots, np.int64)
         return cls(zeros, zeros.copy(), np.empty(0, _POOL_DTYPE))
 
-    @property
+    @cached_property
     def edge_count(self) -> int:
         """Number of live edges."""
         return int(self.count.sum())
+
+    @cached_property
+    def kinds(self) -> int:
+        """`EdgeKind` flags that occur; for a while also those of edges that were replaced."""
+        return int(np.bitwise_or.reduce(self.pool["kind"], initial=0))
 
     def row(self, slot: int) -> NDArray[np.void]:
         """Return the out-edges of one slot as pool records."""
@@ -97,9 +110,11 @@ class Adjacency:
 
     def sources_of(self, targets: Slots) -> Slots:
         """Return the slots that have an edge to any of ``targets``, ascending."""
+        sought = np.zeros(len(self.start), np.bool_)
+        sought[targets] = True
         live = ragged_positions(self.start, self.count)
         owner = np.repeat(np.arange(len(self.start), dtype=np.int64), self.count)
-        return np.unique(owner[np.isin(self.pool["target"][live], targets)])
+        return np.unique(owner[sought[self.pool["target"][live]]])
 
     def patched(
         self, slots: int, sources: Slots, counts: Slots, edges: NDArray[np.void]
@@ -111,7 +126,7 @@ class Adjacency:
         slots : int
             Number of slots of the result, at least as many as now.
         sources, counts : (M,) int64
-            The rows that change and their new lengths.
+            The rows that change, without repeats, and their new lengths.
         edges : (sum of counts,) record
             Their new edges, with slots as targets.
         """
@@ -119,9 +134,10 @@ class Adjacency:
         count = _grown(self.count, slots)
         start[sources] = len(self.pool) + np.cumsum(counts) - counts
         count[sources] = counts
-        pool = np.concatenate([self.pool, edges])
-        patched = Adjacency(start, count, pool)
-        return patched.packed() if len(pool) > 2 * count.sum() + 1024 else patched
+        filled, in_place = self.filled.claim(len(self.pool), len(edges))
+        pool = appended(self.pool, edges, in_place=in_place)
+        patched = Adjacency(start, count, pool, filled)
+        return patched.packed() if len(pool) > 2 * patched.edge_count + _LITTLE else patched
 
     def packed(self) -> Adjacency:
         """Return the same edges with the runs in slot order and no dead pool entry."""

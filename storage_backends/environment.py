@@ -8,15 +8,14 @@ environments that it inherited, which touches nothing of the parent's, and may o
 
 from __future__ import annotations
 
-import errno
 import os
-import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import lmdb
+import lmdb.verify as lmdb_verify
 
 from storage_backends import codec, layout
 from storage_backends.errors import (
@@ -24,17 +23,15 @@ from storage_backends.errors import (
     StoreCorruptError,
     StoreError,
     StoreFullError,
-    StoreReadOnlyError,
     StoreSchemaError,
 )
+from storage_backends.lmdb_errors import translate
 
 MAP_SIZE = 64 << 30
 _LEAST_MAP_SIZE = 1 << 26
 _MAX_READERS = 1024
 _MAX_TABLES = 16
 _ENGINE = 0  # LMDB 0.9, whatever newer formats the binding offers
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 Result = TypeVar("Result")
@@ -103,7 +100,7 @@ class Environment:
             try:
                 return self._run(job, write=False)
             except lmdb.Error as error:
-                raise self._translate(error, "read") from error
+                raise translate(error, self.data_file, "read") from error
 
     def write(self, job: Job[Result]) -> Result:
         """Return what ``job`` returns in one write transaction, which is committed.
@@ -129,7 +126,7 @@ class Environment:
             except lmdb.Error as error:
                 # After a failed write or sync nobody knows what reached the disk: LMDB's own
                 # idea of it, and the kernel's, are given up and read again at the next open.
-                failure = self._translate(error, "write")
+                failure = translate(error, self.data_file, "write")
                 self.give_up(f"a write failed ({error})")
                 raise failure from error
 
@@ -146,7 +143,7 @@ class Environment:
             try:
                 self._env.sync(True)
             except lmdb.Error as error:
-                failure = self._translate(error, "sync")
+                failure = translate(error, self.data_file, "sync")
                 self.give_up(f"a sync failed ({error})")
                 raise failure from error
 
@@ -234,9 +231,6 @@ class Environment:
                 "earlier commits are intact, open the directory again"
             ) from error
 
-    def _translate(self, error: lmdb.Error, action: str) -> StoreError:
-        return translate(error, self.data_file, action)
-
 
 #: Open environments of this process by device and inode of their data file. The inode cannot be
 #: another file's while the environment is open, which a path, or a folder's inode, could be.
@@ -261,7 +255,7 @@ def acquire(folder: Path, mode: OpenMode) -> Environment:
     with _guard:
         environment = _shared.get(_key_of(folder / layout.DATA))
         if environment is None:
-            layout.check_data_file(folder / layout.DATA)
+            _check_data_file(folder / layout.DATA)
             environment = Environment(folder, mode)
             _shared[environment.key] = environment
         try:
@@ -291,34 +285,23 @@ def initialise(folder: Path, entries: dict[bytes, bytes]) -> None:
         env.close()
 
 
-def translate(error: lmdb.Error, path: Path, action: str) -> StoreError:
-    """Return the storage error that an error of LMDB stands for."""
-    message = f"{path}: expected to {action} it, got {error}"
-    code = getattr(error, "code", 0)
-    if isinstance(error, lmdb.VersionMismatchError):
-        return StoreSchemaError(message)
-    if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)):
-        return StoreCorruptError(message)
-    if isinstance(error, (lmdb.DiskError, lmdb.MapFullError)) or code in _FULL:
-        return StoreFullError(f"{message}; earlier commits are intact")
-    if code == errno.EIO and _out_of_room(path):
-        return StoreFullError(f"{message}, with no room left; earlier commits are intact")
-    if isinstance(error, lmdb.ReadonlyError) or code in _DENIED:
-        return StoreReadOnlyError(message)
-    return StoreError(message)
-
-
-def _out_of_room(path: Path) -> bool:
-    # LMDB reports a write cut short, which is how a full disk may begin, as an input/output error.
-    file_limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    limited = file_limit != resource.RLIM_INFINITY and path.stat().st_size >= file_limit - 65536
-    system = os.statvfs(path.parent)
-    return limited or system.f_bavail * system.f_frsize < 65536
-
-
 def _key_of(path: Path) -> _FileKey:
     status = os.stat(path)
     return status.st_dev, status.st_ino
+
+
+def _check_data_file(path: Path) -> None:
+    # Pages at the end that were never more than free need not have been written: a short file is
+    # damaged only if a page in use is missing.
+    if layout.is_short(path):
+        try:
+            problems = lmdb_verify.verify(os.fspath(path))  # type: ignore[no-untyped-call]
+        except lmdb_verify.VerifyError as error:
+            problems = [str(error)]
+        if problems:
+            raise StoreCorruptError(
+                f"{path}: expected all pages of an LMDB data file, got a shorter one: {problems[0]}"
+            )
 
 
 def _open(folder: Path, mode: OpenMode) -> tuple[lmdb.Environment, Tables]:

@@ -153,15 +153,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def check_data_file(path: Path) -> None:
-    """Refuse a data file that LMDB would fall over, or would take for a new one.
+def is_short(path: Path) -> bool:
+    """Return whether a data file is shorter than its newest meta page says.
 
-    It must not be open in this process.
+    LMDB would be killed by a signal where it met the missing end. The file must not be open in
+    this process.
 
     Raises
     ------
     StoreCorruptError
-        If it is shorter than its newest meta page says, or has no meta page.
+        If it has no meta pages: LMDB would take it for a new one.
     StoreSchemaError
         If it is of another LMDB format.
     """
@@ -173,8 +174,7 @@ def check_data_file(path: Path) -> None:
         raise translate(error, path, "to read it") from error
     if extent is None:
         raise StoreCorruptError(f"{path}: expected an LMDB data file, got other content")
-    if size < extent:
-        raise StoreCorruptError(f"{path}: expected at least {extent} bytes, got {size}")
+    return size < extent
 
 
 def _extent(path: Path) -> int | None:

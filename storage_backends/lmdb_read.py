@@ -79,7 +79,8 @@ def read_changes(transaction: Transaction, tables: Tables, since: int) -> Conten
     put = live.among(entry.put for entry in entries)
     stats_ids = np.setdiff1d(live.among(entry.stats for entry in entries), put)
     sources = live.among(entry.edges for entry in entries)
-    counts, edges = codec.decode_edges(live.records("adjacency", sources, default=b""))
+    rows = live.found("adjacency", sources)
+    counts, edges = codec.decode_edges(rows.get(key, b"") for key in codec.encode_ids(sources))
     return Contents(
         generation=generation,
         concepts=_concepts(put, *(live.records(table, put) for table in ("key", "value", "meta"))),
@@ -164,18 +165,20 @@ class _Live:
         cursor = self._transaction.cursor(db=self._tables.value)
         return codec.decode_ids(cursor.getmulti(codec.encode_ids(ids), values=False))
 
-    def records(self, table: str, ids: Ids, default: bytes | None = None) -> list[bytes]:
-        """Return the record of each id."""
-        opened = getattr(self._tables, table)
-        records = []
-        for key in codec.encode_ids(ids):
-            record = self._transaction.get(key, default, db=opened)
-            if record is None:
-                raise StoreCorruptError(
-                    f"{table}[{codec.decode_number(key)}]: expected a record, found none"
-                )
-            records.append(record)
-        return records
+    def records(self, table: str, ids: Ids) -> list[bytes]:
+        """Return the record of each id, which must have one."""
+        found = self.found(table, ids)
+        if len(found) != len(ids):
+            missing = next(key for key in codec.encode_ids(ids) if key not in found)
+            raise StoreCorruptError(
+                f"{table}[{codec.decode_number(missing)}]: expected a record, found none"
+            )
+        return list(found.values())
+
+    def found(self, table: str, ids: Ids) -> dict[bytes, bytes]:
+        """Return the records of those ids that have one, by key, in the order of the ids."""
+        cursor = self._transaction.cursor(db=getattr(self._tables, table))
+        return dict(cursor.getmulti(codec.encode_ids(ids)))
 
     def gone(self, entries: list[codec.LogEntry]) -> Ids:
         """Return the ids that existed before the entries and do not exist now."""

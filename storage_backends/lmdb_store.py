@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 import weakref
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,6 +27,10 @@ from storage_backends.validation import prepare
 LOG_LENGTH = 4096
 _DURABILITY = {"full": True, "normal": False}
 _READER_CHECK_INTERVAL = 256
+
+#: What handles held that were dropped unclosed. The garbage collector may find them in a thread
+#: that is in the middle of anything, so they are released only when the next store is opened.
+_abandoned: deque[tuple[Environment, WriterLock | None]] = deque()
 
 
 class LMDBStore:
@@ -53,7 +58,7 @@ class LMDBStore:
         self._lock = lock
         self._log_length = log_length
         self._seen = (-1, 0)  # transaction, and the generation that it made
-        self._finalizer = weakref.finalize(self, _release, env, lock)
+        self._finalizer = weakref.finalize(self, _abandoned.append, (env, lock))
         self._uuid = env.read(lmdb_read.read_uuid)
 
     @classmethod
@@ -107,6 +112,7 @@ class LMDBStore:
                 f"lock_timeout 0 or more, got {durability!r}, {log_length}, {map_size} and "
                 f"{lock_timeout}"
             )
+        _release_abandoned()
         path = Path(os.path.realpath(directory))
         layout.refuse_network_file_system(path)
         mode = OpenMode(not read_only, read_only or _DURABILITY[durability], map_size)
@@ -165,7 +171,7 @@ class LMDBStore:
         except StoreUsageError:
             raise
         except StoreError:
-            self._finalizer()  # the environment is closed, so let the next writer in
+            self.close()  # the environment is closed, so let the next writer in
             raise
         if generation % _READER_CHECK_INTERVAL == 0:
             env.check_readers()
@@ -210,7 +216,8 @@ class LMDBStore:
 
     def close(self) -> None:
         """Release the store, durably; a second call, or one in a forked child, does nothing."""
-        self._finalizer()
+        if self._finalizer.detach():
+            _release(self._env, self._lock)
 
     def __enter__(self) -> LMDBStore:
         return self
@@ -245,6 +252,11 @@ def _make(directory: Path) -> Path:
     environment.initialise(folder, entries)
     layout.publish(folder)
     return folder
+
+
+def _release_abandoned() -> None:
+    while _abandoned:
+        _release(*_abandoned.popleft())
 
 
 def _release(env: Environment, lock: WriterLock | None) -> None:

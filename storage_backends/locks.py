@@ -9,6 +9,7 @@ this process is never opened again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -20,7 +21,8 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from storage_backends.errors import StoreError, StoreLockedError, StoreReadOnlyError
+from storage_backends import layout
+from storage_backends.errors import StoreLockedError
 
 _RETRY_SECONDS = 0.05
 _FileKey = tuple[int, int]
@@ -91,33 +93,26 @@ def _try_lock(path: Path) -> str | None:
     """Lock the file, or return who has it."""
     if path.exists() and _key_of(path) in _held:
         return _held[_key_of(path)][1]
-    descriptor = _open(path)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
+    except OSError as error:
+        expected = "to be allowed to write it, or read_only=True"
+        raise layout.translate(error, path, expected) from error
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        record = _own_record()
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(record).encode(), 0)
     except OSError as error:
         holder = _describe(os.pread(descriptor, 65536, 0))
         os.close(descriptor)
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return holder
-        raise StoreError(f"{path}: expected to lock the file, got {error}") from error
+        raise layout.translate(error, path, "to lock it") from error
+    record = json.dumps(_own_record()).encode()
+    with contextlib.suppress(OSError):  # on a full disk the lock holds without its record
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, record, 0)
     status = os.fstat(descriptor)
-    _held[status.st_dev, status.st_ino] = descriptor, _describe(json.dumps(record).encode())
+    _held[status.st_dev, status.st_ino] = descriptor, _describe(record)
     return None
-
-
-def _open(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StoreReadOnlyError(
-                f"{path}: expected to be allowed to write it, got {error.strerror}; "
-                "open with read_only=True to read only"
-            ) from error
-        raise StoreError(f"{path}: expected to open or make the file, got {error}") from error
 
 
 def _own_record() -> dict[str, object]:

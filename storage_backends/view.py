@@ -7,19 +7,17 @@ was: new rows go into spare capacity behind the rows that older views can see.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage_backends.adjacency import Adjacency, Slots, pool_records
+from storage_backends.columns import Filled, Scalar, appended
+from storage_backends.errors import StoreCorruptError
 from storage_backends.faiss_index import HnswBase, SeedIndex
 from storage_backends.types import EDGE, STATS, Concepts, Contents, Floats, Ids, Records
-
-Scalar = TypeVar("Scalar", bound=np.generic)
-
-_SPARE = 1.5  # growth factor of the columns
 
 
 @dataclass(frozen=True)
@@ -82,6 +80,8 @@ class View:
         Graph over the first slots, once there are many.
     settings : mapping of name to bytes
         The caller's entries of the ``sys`` table.
+    filled : Filled
+        How far the buffers behind the columns are taken.
     """
 
     generation: int
@@ -97,11 +97,18 @@ class View:
     adjacency: Adjacency
     base: HnswBase | None
     settings: Mapping[str, bytes]
+    filled: Filled = field(default_factory=Filled, repr=False)
 
     @classmethod
     def of(cls, contents: Contents) -> View:
-        """Build a view of everything that a store holds."""
-        return _EMPTY.advanced(contents)
+        """Build a view of everything that a store holds.
+
+        Raises
+        ------
+        StoreCorruptError
+            If an edge leads to a concept that the store does not hold.
+        """
+        return _nothing().advanced(contents)
 
     @property
     def size(self) -> int:
@@ -128,7 +135,7 @@ class View:
         """Number of tombstones."""
         return self.size - self.node_count
 
-    @property
+    @cached_property
     def index(self) -> SeedIndex:
         """Seed lookup over the live slots."""
         return SeedIndex(self.keys, self.alive if self.dead else None, self.base)
@@ -154,14 +161,19 @@ class View:
         return self.keys[slots] * self.norms[slots, None]
 
     def advanced(self, changes: Contents) -> View:
-        """Return the view after a change set."""
+        """Return the view after a change set.
+
+        Raises
+        ------
+        StoreCorruptError
+            If the change set speaks of concepts that are neither held nor put by it.
+        """
         view = self._without(changes.deleted) if len(changes.deleted) else self
         if len(changes.concepts):
             view = view._with_concepts(changes.concepts)
         if len(changes.stats_ids):
-            stats = view.stats.copy()
-            stats[view.slots(changes.stats_ids)] = changes.stats
-            view = replace(view, stats=stats)
+            slots = view._held_slots(changes.stats_ids, "meta")
+            view = replace(view, stats=_set(view.stats, slots, changes.stats))
         if len(changes.edge_sources):
             view = view._with_edges(changes)
         return replace(view, generation=changes.generation, settings=dict(changes.settings))
@@ -185,20 +197,36 @@ class View:
             id_map=IdMap(self.id_map.ids, slot_of[self.id_map.slots]),
             adjacency=self.adjacency.renumbered(slot_of),
             base=None,
+            filled=Filled(len(kept)),
         )
 
-    def _without(self, ids: Ids) -> View:
-        alive = self.alive.copy()
+    def _held_slots(self, ids: Ids, table: str) -> Slots:
         slots = self.slots(ids)
-        alive[slots] = False
-        none = np.empty(0, self.adjacency.pool.dtype)
-        adjacency = self.adjacency.patched(self.size, slots, np.zeros(len(slots), np.int64), none)
-        return replace(self, alive=alive, id_map=self.id_map.without(ids), adjacency=adjacency)
+        if (slots < 0).any():
+            raise StoreCorruptError(
+                f"{table}: expected concepts that the store holds, got {ids[slots < 0][0]}"
+            )
+        return slots
+
+    def _without(self, ids: Ids) -> View:
+        slots = self._held_slots(ids, "deleted")
+        return replace(
+            self,
+            alive=_set(self.alive, slots, np.zeros(len(slots), np.bool_)),
+            id_map=self.id_map.without(ids),
+            adjacency=self.adjacency.patched(
+                self.size,
+                slots,
+                np.zeros(len(slots), np.int64),
+                np.empty(0, self.adjacency.pool.dtype),
+            ),
+        )
 
     def _with_concepts(self, concepts: Concepts) -> View:
-        slots = self.slots(concepts.ids)
+        # Only an empty memory takes another width: what stands here in another is all outdated.
+        view = self if self.vector_dim == concepts.keys.shape[1] else _nothing()
+        slots = view.slots(concepts.ids)
         known = slots >= 0
-        view = self
         if known.any():
             view = view._with_replaced(_rows(concepts, known), slots[known])
         if not known.all():
@@ -212,8 +240,10 @@ class View:
             vectors = _vectors(vectors, self.keys).copy()
             vectors[slots] = _vectors(concepts.value_vectors, concepts.keys)
         base = self.base
-        if base is not None and not np.array_equal(keys, self.keys[slots]):
-            base = None  # the graph holds the old keys
+        if base is not None:
+            covered = slots < base.size
+            if not np.array_equal(keys[covered], self.keys[slots[covered]]):
+                base = None  # the graph holds the old keys
         return replace(
             self,
             keys=_set(self.keys, slots, keys),
@@ -227,43 +257,49 @@ class View:
 
     def _with_added(self, concepts: Concepts) -> View:
         count = len(concepts)
-        view = self if self.node_count else _EMPTY  # an empty memory may change its width
-        slots = np.arange(view.size, view.size + count, dtype=np.int64)
+        slots = np.arange(self.size, self.size + count, dtype=np.int64)
+        filled, in_place = self.filled.claim(self.size, count)
+
+        def longer(column: NDArray[Scalar], rows: NDArray[Scalar]) -> NDArray[Scalar]:
+            return appended(column, rows, in_place=in_place)
+
         keys, norms = _unit(concepts.keys)
-        vectors = view.value_vectors
+        vectors = self.value_vectors
         if vectors is not None or concepts.value_vectors is not None:
-            vectors = _appended(
-                _vectors(vectors, view.keys), _vectors(concepts.value_vectors, concepts.keys)
+            vectors = longer(
+                _vectors(vectors, self.keys), _vectors(concepts.value_vectors, concepts.keys)
             )
         none = np.empty(0, np.int64)
+        no_edges = np.empty(0, self.adjacency.pool.dtype)
         return replace(
-            view,
-            ids=_appended(view.ids, concepts.ids),
-            alive=_appended(view.alive, np.ones(count, np.bool_)),
-            keys=_appended(view.keys, keys),
-            norms=_appended(view.norms, norms),
-            value_kinds=_appended(view.value_kinds, concepts.value_kinds),
-            value_ids=_appended(view.value_ids, concepts.value_ids),
+            self,
+            ids=longer(self.ids, concepts.ids),
+            alive=longer(self.alive, np.ones(count, np.bool_)),
+            keys=longer(self.keys, keys),
+            norms=longer(self.norms, norms),
+            value_kinds=longer(self.value_kinds, concepts.value_kinds),
+            value_ids=longer(self.value_ids, concepts.value_ids),
             value_vectors=vectors,
-            stats=_appended(view.stats, concepts.stats),
-            id_map=view.id_map.extended(concepts.ids, slots),
-            adjacency=view.adjacency.patched(
-                view.size + count, none, none, np.empty(0, view.adjacency.pool.dtype)
-            ),
+            stats=longer(self.stats, concepts.stats),
+            id_map=self.id_map.extended(concepts.ids, slots),
+            adjacency=self.adjacency.patched(self.size + count, none, none, no_edges),
+            filled=filled,
         )
 
     def _with_edges(self, changes: Contents) -> View:
-        sources = self.slots(changes.edge_sources)
-        records = pool_records(changes.edges, self.slots(changes.edges["target"]))
+        sources = self._held_slots(changes.edge_sources, "adjacency")
+        targets = self._held_slots(changes.edges["target"], "adjacency")
+        records = pool_records(changes.edges, targets)
         adjacency = self.adjacency.patched(self.size, sources, changes.edge_counts, records)
         return replace(self, adjacency=adjacency)
 
 
 def _unit(keys: Floats) -> tuple[Floats, Floats]:
-    norms: Floats = np.linalg.norm(keys, axis=1).astype(np.float32)
-    lengths = np.where(norms > 0, norms, np.float32(1))
+    # In float64, squares of very long and very short keys stay in range.
+    norms = np.sqrt(np.einsum("nd,nd->n", keys, keys, dtype=np.float64))
+    lengths = np.where(norms > 0, norms, 1)
     unit: Floats = (keys / lengths[:, None]).astype(np.float32)
-    return unit, norms
+    return unit, norms.astype(np.float32)
 
 
 def _rows(concepts: Concepts, chosen: NDArray[np.bool_]) -> Concepts:
@@ -288,40 +324,19 @@ def _set(column: NDArray[Scalar], slots: Slots, rows: NDArray[Scalar]) -> NDArra
     return changed
 
 
-def _appended(column: NDArray[Scalar], rows: NDArray[Scalar]) -> NDArray[Scalar]:
-    """Return ``column`` with ``rows`` behind it, in its spare capacity where that is free.
-
-    Only the newest view of a column may be extended: the rows behind it belong to nobody else.
-    """
-    size = len(column) + len(rows)
-    spare = column.base
-    if (
-        isinstance(spare, np.ndarray)
-        and spare.dtype == column.dtype
-        and spare.shape[1:] == rows.shape[1:]
-        and len(spare) >= size
-    ):
-        buffer = spare
-    else:
-        buffer = np.empty((int(size * _SPARE) + 64, *rows.shape[1:]), column.dtype)
-        if len(column):  # an empty column may have another width
-            buffer[: len(column)] = column
-    buffer[len(column) : size] = rows
-    return buffer[:size]
-
-
-_EMPTY = View(
-    generation=0,
-    ids=np.empty(0, np.uint64),
-    alive=np.empty(0, np.bool_),
-    keys=np.empty((0, 0), np.float32),
-    norms=np.empty(0, np.float32),
-    value_kinds=np.empty(0, np.uint8),
-    value_ids=np.empty(0, np.int64),
-    value_vectors=None,
-    stats=np.empty(0, STATS),
-    id_map=IdMap(np.empty(0, np.uint64), np.empty(0, np.int64)),
-    adjacency=Adjacency.empty(),
-    base=None,
-    settings={},
-)
+def _nothing() -> View:
+    return View(
+        generation=0,
+        ids=np.empty(0, np.uint64),
+        alive=np.empty(0, np.bool_),
+        keys=np.empty((0, 0), np.float32),
+        norms=np.empty(0, np.float32),
+        value_kinds=np.empty(0, np.uint8),
+        value_ids=np.empty(0, np.int64),
+        value_vectors=None,
+        stats=np.empty(0, STATS),
+        id_map=IdMap(np.empty(0, np.uint64), np.empty(0, np.int64)),
+        adjacency=Adjacency.empty(),
+        base=None,
+        settings={},
+    )

@@ -9,7 +9,7 @@ from aesg.context import RetrievedContext
 
 _LEAST_GATE = 0.01
 _FIRST_BIAS = -2.0
-_FEATURES = 5
+_FEATURES = 6
 
 
 class MemoryMixture(nn.Module):
@@ -17,7 +17,8 @@ class MemoryMixture(nn.Module):
 
     The attention that went to the null slot, to the virtual concept and to concepts without an
     integer value stays with the model. The gate ``g`` sees the hidden state, the best similarity,
-    the peaks of both distributions and their agreement, and starts near closed. Mixing as in
+    the peaks of both distributions, their agreement and the age of what is attended to, and starts
+    near closed. Mixing as in
     Khandelwal et al., 2020, "Generalization through memorization", with a learned gate.
 
     Parameters
@@ -78,6 +79,7 @@ class MemoryMixture(nn.Module):
                 context.best_cosine.unsqueeze(-1),
                 context.weights.sum(-1, keepdim=True),
                 peak,
+                (context.weights * context.ages.log1p()).sum(-1, keepdim=True),
                 log_model.detach().amax(-1, keepdim=True).exp(),
                 agreement.detach().exp(),
             ],

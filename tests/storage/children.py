@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import resource
@@ -11,9 +10,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
-from storage_backends.errors import StoreClosedError, StoreError, StoreFullError
+from storage_backends.errors import StoreClosedError, StoreError, StoreLockedError
 from storage_backends.lmdb_store import LMDBStore
 from storage_backends.types import WriteBatch
 from tests.storage.contract_handles import CALLS
@@ -80,23 +78,28 @@ def die_making(directory: str, step: str) -> None:
 
 
 def fill(directory: str, room: str) -> None:
-    """Write the history until no room is left; say where it ended and what came of it."""
+    """Write the history until a write fails; say where it ended and what came of it.
+
+    ``room`` is how large a file may become, 0 for no limit.
+    """
     if int(room):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(room), resource.RLIM_INFINITY))
     store = LMDBStore.open(directory)
+    beside = LMDBStore.open(directory, read_only=True)
     generation = store.generation()
     try:
-        while True:
+        while generation < 1000:
             generation = store.commit(batch_of(generation + 1))
-    except StoreFullError as error:
+    except StoreError as error:
         _say(generation)
-        _say(error)
-    for name, call in CALLS.items():
-        try:
-            call(store)
-            raise AssertionError(f"{name}: expected a poisoned handle to refuse")
-        except StoreClosedError as error:
-            _say(error)
+        _say(f"{type(error).__name__} {error}")
+    for handle in (store, beside):
+        for name, call in CALLS.items():
+            try:
+                call(handle)
+                raise AssertionError(f"{name}: expected a refusal after a failed write")
+            except StoreClosedError as error:
+                _say(error)
     with LMDBStore.open(directory) as again:
         assert again.generation() == generation
         assert not again.verify()
@@ -140,6 +143,7 @@ def _fork(directory: str, inherited: list[LMDBStore], number: int) -> int:
         own = LMDBStore.open(directory, read_only=True)
         assert own.generation() >= 1
         assert not own.verify()
+        _check_locked(directory)  # nor did the children before this one drop the lock
         if number % 2:
             own.close()
         status = 0
@@ -155,6 +159,14 @@ def _check_inherited(store: LMDBStore) -> None:
         except StoreClosedError as error:
             assert "fork" in str(error), error
     store.close()
+
+
+def _check_locked(directory: str) -> None:
+    try:
+        LMDBStore.open(directory)
+        raise AssertionError("expected the parent to be the only writer")
+    except StoreLockedError as error:
+        assert str(os.getppid()) in str(error), error
 
 
 def fork_and_write(directory: str) -> None:
@@ -207,12 +219,6 @@ def open_damaged(directory: str) -> None:
                 _say(f"opened {len(store.verify())}")
         except StoreError as error:
             _say(f"{type(error).__name__} {error}")
-
-
-def digest(directory: str) -> None:
-    """Say the hash of every data file."""
-    for path in sorted(Path(directory).rglob("data.mdb")):
-        _say(hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 if __name__ == "__main__":

@@ -88,8 +88,9 @@ class ChangesContract:
         assert place.store.changes(2) is None
         assert place.store.changes(10**9) is None
 
-    def test_before_the_beginning_is_unknown(self, place: Place) -> None:
-        assert place.store.changes(-1) is None
+    @pytest.mark.parametrize("since", [-1, -2, -(10**9)])
+    def test_before_the_beginning_is_unknown(self, place: Place, since: int) -> None:
+        assert place.store.changes(since) is None
 
     def test_put_concepts_are_listed_as_they_are_now(self, place: Place) -> None:
         place.store.commit(WriteBatch(concepts=concepts([6, 2], seed=1)))

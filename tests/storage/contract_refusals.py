@@ -125,6 +125,12 @@ class RefusalContract:
     ) -> None:
         place.refuses(_put(**columns))
 
+    @pytest.mark.parametrize("dtype", [np.int64, np.float64, np.uint32])
+    def test_ids_of_another_dtype_are_refused(self, place: Place, dtype: type) -> None:
+        odd: Any = np.array([3], dtype)
+        place.refuses(WriteBatch(deleted=odd))
+        place.refuses(WriteBatch(stats_ids=odd, stats=stats([3])))
+
     def test_records_of_another_dtype_are_refused(self, place: Place) -> None:
         place.refuses(WriteBatch(stats_ids=ids(1), stats=np.zeros(1, EDGE)))
         place.refuses(WriteBatch(edges={3: stats([1])}))

@@ -155,10 +155,11 @@ class WriteContract:
     def test_concepts_put_in_any_order_are_read_in_order_of_id(self, empty: Place) -> None:
         large = 2**63 + 5
         wanted = [300, 7, large, 1, 65536, 256]
-        empty.store.commit(WriteBatch(concepts=concepts(wanted), edges={large: edges(300, 7)}))
+        batch = concepts(wanted, values="mixed")
+        empty.store.commit(WriteBatch(concepts=batch, edges={large: edges(300, 7)}))
         contents = empty.store.load()
         assert contents.concepts.ids.tolist() == sorted(wanted)
-        assert concept_rows(contents.concepts) == concept_rows(concepts(wanted))
+        assert concept_rows(contents.concepts) == concept_rows(batch)
         assert contents.edge_sources.tolist() == [large]
 
     def test_a_concept_deleted_and_put_by_one_batch_starts_afresh(self, place: Place) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage_backends.types import Ids, WriteBatch
+from storage_backends.types import WriteBatch
 from tests.storage.build import concepts, edges, events, ids, stats
 from tests.storage.picture import Picture, picture
 from tests.storage.reference_store import Backing, ReferenceStore
@@ -55,8 +55,3 @@ class Oracle:
 def _members(generation: int) -> list[int]:
     start = _GROUP * (generation % _GROUPS) + 1
     return list(range(start, start + _GROUP))
-
-
-def all_members() -> Ids:
-    """Return every id that the history uses."""
-    return ids(*range(1, _GROUP * _GROUPS + 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,10 +13,13 @@ _ROOT = Path(__file__).parents[2]
 _SECONDS = 60
 
 
-def run_child(program: Callable[..., None], *arguments: object) -> str:
-    """Run a program to its end, which must be a good one; return what it printed."""
+def run_child(program: Callable[..., None], *arguments: object, under: Sequence[str] = ()) -> str:
+    """Run a program to its end, which must be a good one; return what it printed.
+
+    ``under`` is the command of another program that runs this one.
+    """
     done = subprocess.run(
-        _command(program, arguments),
+        [*under, *_command(program, arguments)],
         cwd=_ROOT,
         env=_environment(),
         capture_output=True,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -72,6 +74,33 @@ def test_a_full_disk_stops_a_write_and_nothing_else(small_disk: Path) -> None:
     with LMDBStore.open(directory) as store:
         store.commit(batch_of(1))
     _fill_and_check(directory, 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "number", "expected"),
+    [
+        ("fdatasync", "EIO", 3, "StoreError"),
+        ("writev", "EIO", 4, "StoreError"),
+        ("writev", "ENOSPC", 2, "StoreFullError"),
+        ("pwrite64", "EDQUOT", 5, "StoreFullError"),
+        ("pwrite64", "EIO", 6, "StoreError"),  # the meta page, or a single page, by turns
+        ("pwrite64", "EIO", 7, "StoreError"),
+        ("pwrite64", "EIO", 8, "StoreError"),
+    ],
+)
+def test_a_failed_system_call_ends_the_handle_and_nothing_else(
+    tmp_path: Path, call: str, error: str, number: int, expected: str
+) -> None:
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("NOT TESTED: needs strace")
+    LMDBStore.open(tmp_path).close()
+    oracle = _oracle_of(tmp_path)
+    fault = f"inject={call}:error={error}:when={number}"
+    under = [strace, "-f", "-qq", "-o", os.devnull, "-e", f"trace={call}", "-e", fault]
+    generation, failure, *_ = run_child(children.fill, tmp_path, 0, under=under).splitlines()
+    assert failure.startswith(f"{expected} {tmp_path}")
+    assert _check(tmp_path, oracle, int(generation)) == int(generation)
 
 
 def _mount(arguments: list[str]) -> None:
