@@ -7,12 +7,13 @@ import logging
 import os
 import threading
 import weakref
+from functools import partial
 from pathlib import Path
 
 from aesg._seam import storage_errors
 from aesg.config import AESGConfig
+from aesg.errors import AESGStorageError
 from aesg.state import MemoryState
-from storage_backends.engine import Engine
 from storage_backends.layout import current_folder
 from storage_backends.lmdb_store import LMDBStore
 
@@ -27,27 +28,33 @@ class Bound:
     owner : object
         The handle.
     directory : Path
-        Absolute.
-    config : AESGConfig or None
-        Parameters of the handle; None takes those stored.
+        Resolved.
+    config : AESGConfig
+        Parameters of the handle.
     read_only : bool
         Whether a state that cannot write will do.
-    create : bool
-        Whether a missing memory is made.
+
+    Raises
+    ------
+    AESGConfigError
+        If the memory holds concepts of another width.
+    AESGStorageError
+        If the directory cannot be opened, or another process writes to it.
     """
 
     def __init__(
-        self,
-        owner: object,
-        directory: Path,
-        config: AESGConfig | None,
-        *,
-        read_only: bool,
-        create: bool = True,
+        self, owner: object, directory: Path, config: AESGConfig, *, read_only: bool
     ) -> None:
-        self.state = _acquire(directory, config, read_only=read_only, create=create)
+        self.state = _acquire(directory, read_only=read_only, create=True)
+        try:
+            with storage_errors(f"write to memory '{directory}'"):
+                self.state.adopt(config)
+        except BaseException:
+            _release(self.state)
+            raise
         self._pid = os.getpid()
-        self._finalizer = weakref.finalize(owner, _release, self.state)
+        self._finalizer = weakref.finalize(owner, _release_elsewhere, self.state)
+        self._finalizer.atexit = False  # that is for `_close_all`
 
     @property
     def inherited(self) -> bool:
@@ -56,16 +63,23 @@ class Bound:
 
     def release(self) -> None:
         """Let go now; the last holder saves and closes the memory."""
-        self._finalizer()
+        if self._finalizer.detach():
+            _release(self.state)
 
 
 def stored_config(directory: Path) -> AESGConfig:
-    """Return the parameters that an existing memory was last written with."""
-    owner = _Owner()
-    bound = Bound(owner, directory, None, read_only=True, create=False)
-    config = bound.state.config
-    bound.release()
-    return config
+    """Return the parameters that an existing memory was last written with.
+
+    Raises
+    ------
+    AESGStorageError
+        If there is no memory in the directory, or it cannot be read.
+    """
+    state = _acquire(directory, read_only=True, create=False)
+    try:
+        return state.config
+    finally:
+        _release(state)
 
 
 def exists(directory: Path) -> bool:
@@ -74,27 +88,30 @@ def exists(directory: Path) -> bool:
         return current_folder(directory) is not None
 
 
-class _Owner:
-    """Something to own a hold for a moment."""
-
-
 _lock = threading.RLock()
 _states: dict[tuple[Path, bool], MemoryState] = {}  # by directory and read_only
 _holders: dict[int, int] = {}  # by identity of the state
 
 
-def _acquire(
-    directory: Path, config: AESGConfig | None, *, read_only: bool, create: bool
-) -> MemoryState:
+def _acquire(directory: Path, *, read_only: bool, create: bool) -> MemoryState:
     with _lock:
         place = (directory, read_only and (directory, False) not in _states)
         state = _states.get(place)
         if state is None:
             with storage_errors(f"open memory '{directory}'"):
-                store = LMDBStore.open(directory, read_only=read_only, create=create)
-                state = _states[place] = MemoryState(Engine(store), config)
+                state = _states[place] = _opened(directory, read_only, create)
         _holders[id(state)] = _holders.get(id(state), 0) + 1
         return state
+
+
+def _opened(directory: Path, read_only: bool, create: bool) -> MemoryState:
+    store = LMDBStore.open(directory, read_only=read_only, create=create)
+    try:
+        reopen = partial(LMDBStore.open, directory, read_only=read_only, create=False)
+        return MemoryState(store, reopen)
+    except BaseException:
+        store.close()
+        raise
 
 
 def _release(state: MemoryState) -> None:
@@ -104,9 +121,26 @@ def _release(state: MemoryState) -> None:
         _holders[id(state)] -= 1
         if not _holders[id(state)]:
             del _holders[id(state)]
-            _states.pop(next(place for place, held in _states.items() if held is state))
-            with storage_errors("close the memory"):
+            place = next(place for place, held in _states.items() if held is state)
+            del _states[place]
+            with storage_errors(f"close memory '{place[0]}'"):
                 state.close()
+
+
+def _release_elsewhere(state: MemoryState) -> None:
+    """Release the state of a collected handle, on a thread of its own.
+
+    The garbage collector may have found the handle in the middle of anything, with any lock held.
+    """
+    if id(state) in _holders:
+        threading.Thread(target=_release_or_log, args=(state,), name="aesg-release").start()
+
+
+def _release_or_log(state: MemoryState) -> None:
+    try:
+        _release(state)
+    except AESGStorageError:
+        _log.exception("a memory that was dropped unclosed could not be saved")
 
 
 def _forget_in_child() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -141,6 +141,15 @@ class RetrievedContext:
             for concept_id in ids
             if concept_id
         ]
+
+    def detached(self) -> RetrievedContext:
+        """Return the same context without its part of the autograd graph."""
+        return replace(
+            self,
+            weights=self.weights.detach(),
+            abstract=self.abstract.detach(),
+            abstract_weight=self.abstract_weight.detach(),
+        )
 
     def aggregate(self) -> Tensor:
         """Return the attention-weighted sum of vectors and virtual concept, ``(..., D)``.

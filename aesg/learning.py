@@ -36,6 +36,12 @@ class Deferred:
     outcomes: Tensor | None = None
     log_probs: Tensor | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the larger tensors take."""
+        held = self.context.keys.nbytes
+        return held if self.log_probs is None else held + self.log_probs.nbytes
+
 
 def experience_of(deferred: Deferred, threshold: float) -> Experience:
     """Return what the memory learns from a retrieval.
@@ -57,34 +63,41 @@ def experience_of(deferred: Deferred, threshold: float) -> Experience:
 def _with_integers(deferred: Deferred, outcomes: Tensor) -> Experience:
     found = deferred.context.found
     count = len(found.queries)
-    values = outcomes.reshape(-1)
-    if len(values) != count:
+    if outcomes.numel() != count:
         raise AESGMemoryError(
             f"Outcomes do not fit the queries: expected {count} integers "
-            f"(one for each position), got {tuple(outcomes.shape)}"
+            f"(one for each position), got shape {tuple(outcomes.shape)}"
         )
-    known = values != UNKNOWN
-    value_ids = values.cpu().numpy()
-    if deferred.log_probs is None:
-        explained = np.zeros(count, np.float32)
-    else:
-        flat = deferred.log_probs.reshape(count, -1)
-        top = flat.shape[1]
-        outside = known & ((values < 0) | (values >= top))
-        if bool(outside.any()):
-            raise AESGMemoryError(
-                f"Outcome out of range: expected 0 to {top - 1}, got {int(values[outside][0])}"
-            )
-        given = flat.gather(1, values.where(known, values.new_zeros(()))[:, None]).squeeze(1)
-        explained = given.exp().float().cpu().numpy()
+    came: NDArray[np.int64] = outcomes.detach().reshape(-1).long().cpu().numpy()
+    known = came != UNKNOWN
+    _check_range(came[known], deferred.log_probs)
     right = (
-        (found.value_ids == value_ids[:, None])
+        (found.value_ids == came[:, None])
         & (found.value_kinds == ValueKind.INTEGER)
         & (found.ids != 0)
     )
-    return _experience(
-        found, ValueKind.INTEGER, value_ids, None, explained, right, known.cpu().numpy()
-    )
+    if deferred.log_probs is None:
+        explained = (_array(deferred.context.weights, right.shape) * right).sum(1)
+    else:
+        explained = _given(deferred.log_probs, np.where(known, came, 0))
+    return _experience(found, ValueKind.INTEGER, came, None, explained, right, known)
+
+
+def _check_range(came: NDArray[np.int64], log_probs: Tensor | None) -> None:
+    outside = came < 0 if log_probs is None else (came < 0) | (came >= log_probs.shape[-1])
+    if outside.any():
+        highest = "" if log_probs is None else f" to {log_probs.shape[-1] - 1}"
+        raise AESGMemoryError(
+            f"Outcome out of range: expected an integer from 0{highest}, or {UNKNOWN} where it is "
+            f"not known, got {came[outside][0]}"
+        )
+
+
+def _given(log_probs: Tensor, came: NDArray[np.int64]) -> Floats:
+    """Return the probability that ``(..., V)`` gave to each of ``(N,)`` integers."""
+    flat = log_probs.detach().reshape(len(came), log_probs.shape[-1])
+    index = torch.from_numpy(came).to(flat.device)
+    return _array(flat.gather(1, index[:, None]).exp(), came.shape)
 
 
 def _with_vectors(context: RetrievedContext, outcomes: Tensor, threshold: float) -> Experience:
@@ -92,29 +105,27 @@ def _with_vectors(context: RetrievedContext, outcomes: Tensor, threshold: float)
     count, dim = found.queries.shape
     if outcomes.numel() != count * dim:
         raise AESGMemoryError(
-            f"Outcomes do not fit the queries: expected shape ({count}, {dim}), "
-            f"got {tuple(outcomes.shape)}"
+            f"Outcomes do not fit the queries: expected {count} vectors of width {dim}, "
+            f"got shape {tuple(outcomes.shape)}"
         )
-    if not bool(torch.isfinite(outcomes).all()):
+    vectors = _array(outcomes, (count, dim))
+    if not np.isfinite(vectors).all():
         raise AESGMemoryError("Outcomes hold NaN or infinity: expected finite numbers")
-    vectors = outcomes.detach().reshape(count, dim).float().cpu().numpy()
-    mixed = context.aggregate().detach().reshape(count, dim).float().cpu().numpy()
-    held = context.vectors.detach().reshape(*found.ids.shape, dim).float().cpu().numpy()
+    mixed = _array(context.aggregate(), (count, dim))
+    held = _array(context.vectors, (*found.ids.shape, dim))
     similar = np.matmul(_unit(held), _unit(vectors)[:, :, None])[..., 0]  # (N, K)
     right = (similar >= threshold) & (found.ids != 0)
     explained = np.clip((_unit(mixed) * _unit(vectors)).sum(-1), 0, 1)
     value_ids = np.zeros(count, np.int64)
     everything = np.ones(count, np.bool_)
-    return _experience(
-        found, ValueKind.VECTOR, value_ids, vectors, explained, right, everything
-    )
+    return _experience(found, ValueKind.VECTOR, value_ids, vectors, explained, right, everything)
 
 
 def _without_outcome(context: RetrievedContext, threshold: float) -> Experience:
     found = context.found
     count, dim = found.queries.shape
-    weights = context.weights.detach().reshape(found.ids.shape).float().cpu().numpy()
-    keys = context.keys.detach().reshape(*found.ids.shape, dim).float().cpu().numpy()
+    weights = _array(context.weights, found.ids.shape)
+    keys = _array(context.keys, (*found.ids.shape, dim))
     mixed = _unit((weights[:, :, None] * keys).sum(1))
     explained: Floats = (mixed * found.queries).sum(-1)
     right = np.zeros(found.ids.shape, np.bool_)
@@ -144,17 +155,21 @@ def _experience(
     right: NDArray[np.bool_],
     known: NDArray[np.bool_],
 ) -> Experience:
-    """Assemble an experience of the queries whose outcome is known."""
+    """Assemble an experience of the queries whose outcome is known.
+
+    A query without direction teaches nothing: it counts as explained, by nobody.
+    """
+    directed = found.norms > 0
     return Experience(
         keys=found.queries[known],
         norms=found.norms[known],
         value_kind=kind,
         value_ids=value_ids[known],
         value_vectors=None if value_vectors is None else value_vectors[known],
-        explained=explained[known].astype(np.float32),
+        explained=np.where(directed, explained, 1)[known].astype(np.float32),
         found=found.ids[known],
         cosines=found.cosines[known],
-        right=right[known],
+        right=(right & directed[:, None])[known],
         origins=found.origins[known],
         previous=_previous(found.sequences, known),
     )
@@ -165,12 +180,18 @@ def _previous(sequences: tuple[int, int], known: NDArray[np.bool_]) -> Slots:
     place = np.where(known, np.cumsum(known) - 1, -1)
     before = np.full_like(place, -1)
     before[1:] = place[:-1]
-    before[:: sequences[1]] = -1  # sequences begin here
+    before.reshape(sequences)[:, :1] = -1  # sequences begin here
     previous: Slots = before[known]
     return previous
 
 
+def _array(tensor: Tensor, shape: tuple[int, ...]) -> Floats:
+    """Return a tensor as a float32 array of the given shape."""
+    array: Floats = tensor.detach().float().cpu().numpy().reshape(shape)
+    return array
+
+
 def _unit(vectors: Floats) -> Floats:
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    unit: Floats = vectors / np.where(norms > 0, norms, np.float32(1))
+    unit: Floats = np.divide(vectors, np.where(norms > 0, norms, 1), dtype=np.float32)
     return unit

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -19,26 +17,26 @@ from aesg._seam import storage_errors
 from aesg.attention import attend
 from aesg.config import AESGConfig
 from aesg.context import RetrievedContext
-from aesg.errors import AESGMemoryError, AESGNavigationError
-from aesg.history import EvolutionLog
-from aesg.learning import UNKNOWN, Deferred, experience_of
-from aesg.modes import PERMISSIONS, MemoryMode, Permissions
+from aesg.errors import AESGMemoryError
+from aesg.learning import Deferred, experience_of
+from aesg.memory_handle import MemoryHandle, resolved
+from aesg.memory_inputs import check_top_k, keys_of, queries_of, values_of
+from aesg.modes import MemoryMode
 from aesg.payload import pack_payloads, unpack_payload
-from aesg.reading import Queries, Reading, read
-from aesg.state import MemoryState, NoveltyRates, StorageInfo
-from aesg.validation import validate
+from aesg.reading import Reading, read
 from storage_backends.spreading import Spread
-from storage_backends.types import Floats, Ids, ValueKind
+from storage_backends.types import Ids
 
-DEFAULT_DIRECTORY = "./aesg_memory"
 #: Concepts that one query retrieves unless it asks for another number.
 DEFAULT_TOP_K = 32
 #: Initial scale of cosines in the attention: a temperature of one tenth.
 _FIRST_SCALE = 10.0
 _FIRST_RECENCY = 0.5
+#: Bytes of retrievals that wait for `update_topology`; beyond them the oldest are forgotten.
+_MOST_DEFERRED = 1 << 30
 
 
-class AESGMemory(nn.Module):
+class AESGMemory(MemoryHandle):
     """A persistent memory of concepts that a model queries at every forward pass.
 
     All handles of a process on one directory share one memory; each has its own mode, its own
@@ -48,7 +46,8 @@ class AESGMemory(nn.Module):
     Parameters
     ----------
     directory : str or path, optional
-        Made if it does not exist. Default: ``config.storage_directory``, else `DEFAULT_DIRECTORY`.
+        Made if it does not exist. Default: ``config.storage_directory``, else
+        ``./aesg_memory``.
     config : AESGConfig
         Validated before anything is written. With ``memory_mode="INFERENCE"`` an existing memory
         is opened read-only.
@@ -69,12 +68,8 @@ class AESGMemory(nn.Module):
     def __init__(
         self, directory: str | os.PathLike[str] | None = None, config: AESGConfig | None = None
     ) -> None:
-        super().__init__()
-        config = AESGConfig() if config is None else config
-        validate(config)
-        self.config = config
-        self.directory = Path(directory or config.storage_directory or DEFAULT_DIRECTORY).absolute()
-        self._mode = MemoryMode.parse(config.memory_mode)
+        super().__init__(directory, config)
+        config = self.config
         self.abstraction_projection = nn.Linear(config.vector_dim, config.vector_dim, bias=False)
         nn.init.zeros_(self.abstraction_projection.weight)
         self.log_scale = nn.Parameter(torch.tensor(_FIRST_SCALE).log())
@@ -82,8 +77,6 @@ class AESGMemory(nn.Module):
         self.null_logit = nn.Parameter(torch.tensor(0.0))
         self._deferred: list[Deferred] = []
         self._trail: Ids | None = None
-        self._bound: binding.Bound | None = None
-        self._closed = False
         self._bind(read_only=self._reads_only())
 
     @classmethod
@@ -103,61 +96,14 @@ class AESGMemory(nn.Module):
         AESGStorageError
             If there is no memory in the directory.
         """
-        path = Path(directory).absolute()
-        config = binding.stored_config(path)
-        return cls(path, replace(config, memory_mode=MemoryMode.parse(mode).value))
-
-    # What it is
-
-    @property
-    def mode(self) -> MemoryMode:
-        """What the memory may do."""
-        return self._mode
-
-    @property
-    def vector_dim(self) -> int:
-        """Width of queries, keys and vector values."""
-        return self.config.vector_dim
-
-    @property
-    def storage(self) -> StorageInfo:
-        """Counts and health of what is stored."""
-        return StorageInfo(self._state.engine)
-
-    @property
-    def logger(self) -> EvolutionLog:
-        """The evolution log."""
-        return EvolutionLog(self._state.engine.store.events)
-
-    @property
-    def rates(self) -> NoveltyRates:
-        """How much of what the memory met was new to it, since this process opened it."""
-        return self._state.rates
-
-    @property
-    def provisional_count(self) -> int:
-        """Number of provisional concepts in short-term memory."""
-        return len(self._state.shortterm)
-
-    def set_mode(self, mode: str | MemoryMode) -> None:
-        """Change what the memory may do.
-
-        Raises
-        ------
-        AESGMemoryError
-            If there is no such mode.
-        AESGStorageError
-            If the mode writes, the memory was opened read-only, and another process is its writer.
-        """
         wanted = MemoryMode.parse(mode)
-        if wanted is not MemoryMode.INFERENCE and self._state.read_only:
-            self._bind(read_only=False)
-        self._mode = wanted
+        path = resolved(directory)
+        return cls(path, replace(binding.stored_config(path), memory_mode=wanted.value))
 
     # Reading
 
     def forward(self, query: Tensor) -> RetrievedContext:
-        """Same as `retrieve`."""
+        """Do what `retrieve` does."""
         return self.retrieve(query)
 
     def retrieve(
@@ -186,13 +132,14 @@ class AESGMemory(nn.Module):
         Raises
         ------
         AESGNavigationError
-            If the query has another width, or holds NaN or infinity.
+            If the query has another width, or holds NaN or infinity, or an argument does not fit.
         """
         context = self.recall(query, top_k=top_k, origins=origins, vectors=True)
         if self._permissions.create_concepts:
             state = self._state
             with state.lock, storage_errors(f"write to memory '{self.directory}'"):
-                self._trail = state.follow(self._trail, self._learn(Deferred(context)))
+                standing = self._learn(Deferred(context)).reshape(context.found.sequences)
+                self._trail = state.follow(self._trail, standing)
                 state.commit_if_due()
         return context
 
@@ -218,9 +165,15 @@ class AESGMemory(nn.Module):
             As for `retrieve`.
         vectors : bool
             Whether ``context.vectors`` is needed besides the keys.
+
+        Raises
+        ------
+        AESGNavigationError
+            If the query has another width, or holds NaN or infinity, or an argument does not fit.
         """
-        queries = self._queries(query, outcomes, origins)
-        self._state.refresh()
+        check_top_k(top_k)
+        queries = queries_of(query, self.vector_dim, outcomes, origins)
+        self.refresh()
         state = self._state  # checked against what the refresh brought
         config = self.config
         settings = Spread(
@@ -261,7 +214,10 @@ class AESGMemory(nn.Module):
         """
         if self._permissions.create_concepts:
             log_probs = None if log_probs is None else log_probs.detach()
-            self._deferred.append(Deferred(context, outcomes, log_probs))
+            self._deferred.append(Deferred(context.detached(), outcomes, log_probs))
+            held = sum(each.nbytes for each in self._deferred)
+            while held > _MOST_DEFERRED and len(self._deferred) > 1:
+                held -= self._deferred.pop(0).nbytes
 
     def observe(self, outcomes: Tensor) -> None:
         """Say what really came at each position of the forward pass just made.
@@ -271,7 +227,11 @@ class AESGMemory(nn.Module):
         Parameters
         ----------
         outcomes : (...,) int64 or (..., D) float tensor
-            One for each query; -100 where it is not known.
+            One for each query, integers from 0 on; -100 where it is not known.
+
+        Notes
+        -----
+        Outcomes that do not fit the queries make `update_topology` raise an `AESGMemoryError`.
         """
         for deferred in self._deferred:
             deferred.outcomes = outcomes.detach()
@@ -303,9 +263,9 @@ class AESGMemory(nn.Module):
         ----------
         keys : (N, D) or (D,) tensor or array
         values : (N,) integers or (N, D) floats, optional
-            What each key leads to. Default: the key itself.
+            What each key leads to; integers are 0 or more. Default: the key itself.
         payloads : sequence of N, optional
-            What msgpack can encode; None for no payload.
+            What msgpack can encode, in at most 64 KiB; None for no payload.
         origins : (N,) int64 tensor, optional
 
         Returns
@@ -316,26 +276,38 @@ class AESGMemory(nn.Module):
         Raises
         ------
         AESGMemoryError
-            If shapes, values or payloads do not fit.
+            If values or payloads do not fit, or ``max_concepts`` would be exceeded: TRAIN makes
+            room by pruning the weakest concepts, the other modes may not.
         AESGNavigationError
-            If a key has another width, or holds NaN or infinity.
+            If a key has another width, or holds NaN or infinity, or the origins do not fit.
+        AESGStorageError
+            If they cannot be written; the memory is as before.
         """
-        queries = self._queries(torch.as_tensor(keys), None, origins)
-        count, dim = queries.vectors.shape
-        kind, value_ids, value_vectors = _values(values, count, dim)
-        packed = pack_payloads(payloads, count)
-        if not self._permissions.create_concepts:
+        vectors, own = keys_of(keys, self.vector_dim, origins)
+        kind, value_ids, value_vectors = values_of(values, *vectors.shape)
+        packed = pack_payloads(payloads, len(vectors))
+        allowed = self._permissions
+        if not allowed.create_concepts or not len(vectors):
             return np.empty(0, np.uint64)
-        own = np.repeat(queries.origins, queries.sequences[1])
-        state = self._state
+        state, most = self._state, self.config.max_concepts
         with state.lock, storage_errors(f"write to memory '{self.directory}'"):
-            return state.remember(queries.vectors, kind, value_ids, value_vectors, packed, own)
+            held = 0 if allowed.evolutionary_pressure else state.node_count
+            if held + len(vectors) > most:
+                raise AESGMemoryError(
+                    f"No room for {len(vectors)} concepts: expected at most max_concepts={most}, "
+                    f"got {held} held that {self._mode.value} may not prune"
+                )
+            pruned_to = most if allowed.evolutionary_pressure else None
+            return state.remember(vectors, kind, value_ids, value_vectors, packed, own, pruned_to)
 
     def payloads(self, concept_ids: Ids | Sequence[int]) -> list[Any]:
         """Return the payload of each concept; None where there is none."""
         ids = np.asarray(concept_ids, np.uint64).ravel()
-        with storage_errors(f"read memory '{self.directory}'"):
-            return [unpack_payload(each) for each in self._state.engine.store.payloads(ids)]
+        self.refresh()
+        state = self._state
+        with state.lock, storage_errors(f"read memory '{self.directory}'"):
+            state.revive()
+            return [unpack_payload(each) for each in state.engine.store.payloads(ids)]
 
     def reset_state(self) -> None:
         """Forget where navigation stands, and retrievals that were not learned from yet.
@@ -345,111 +317,11 @@ class AESGMemory(nn.Module):
         self._trail = None
         self._deferred = []
 
-    # Keeping
-
-    def save(self) -> None:
-        """Write everything that is new; durable when the call returns."""
-        state = self._state
-        with state.lock, storage_errors(f"save memory '{self.directory}'"):
-            state.save()
-
-    def refresh(self) -> bool:
-        """Take in what the writing process has committed; True if there was anything."""
-        with storage_errors(f"read memory '{self.directory}'"):
-            return self._state.refresh()
-
-    def close(self) -> None:
-        """Save, and let go of the directory; the last handle of the process closes it."""
-        bound, self._bound, self._closed = self._bound, None, True
-        if bound is not None and not bound.inherited:
-            bound.release()
-
-    def __enter__(self) -> AESGMemory:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the handle without what belongs to this process."""
-        return {**self.__dict__, "_bound": None, "_deferred": [], "_trail": None}
-
     # Inside
 
-    @property
-    def _permissions(self) -> Permissions:
-        """What mode and handle allow together."""
-        return PERMISSIONS[MemoryMode.INFERENCE if self._state.read_only else self._mode]
-
-    @property
-    def _state(self) -> MemoryState:
-        """The shared state, opened where this process has not done so."""
-        if self._closed:
-            raise AESGMemoryError(
-                f"The memory '{self.directory}' was closed through this handle: "
-                f"open it again with AESGMemory({str(self.directory)!r})"
-            )
-        bound = self._bound
-        if bound is None:
-            bound = self._bind(read_only=self._reads_only())
-        elif bound.inherited:
-            bound = self._bind(read_only=True)  # the writer lock stays with the parent process
-        state = bound.state
-        if state.vector_dim != self.vector_dim:
-            state.adopt(self.config)
-        return state
-
-    def _bind(self, *, read_only: bool) -> binding.Bound:
-        earlier, self._bound = self._bound, None
-        if earlier is not None and not earlier.inherited:
-            earlier.release()
-        bound = binding.Bound(self, self.directory, self.config, read_only=read_only)
-        bound.state.adopt(self.config)
-        self._bound = bound
-        return bound
-
-    def _reads_only(self) -> bool:
-        return self._mode is MemoryMode.INFERENCE and binding.exists(self.directory)
-
-    def _queries(
-        self, query: Tensor, outcomes: Tensor | None, origins: Tensor | None
-    ) -> Queries:
-        """Return queries as arrays, or say what is wrong with them."""
-        vectors = self._checked(query)
-        time = query.shape[-2] if query.ndim > 2 else 1
-        sequences = (len(vectors) // max(time, 1), time)
-        own = _origins(origins, sequences[0])
-        if outcomes is None:
-            return Queries(vectors, sequences, own)
-        if outcomes.numel() != len(vectors):
-            raise AESGNavigationError(
-                f"Outcomes do not fit the queries: expected {sequences}, "
-                f"got {tuple(outcomes.shape)}"
-            )
-        came: NDArray[np.int64] = outcomes.reshape(sequences).cpu().numpy()
-        return Queries(vectors, sequences, own, came, came != UNKNOWN)
-
-    def _checked(self, query: Tensor) -> Floats:
-        """Return queries as ``(N, D)`` float32."""
-        if not query.ndim or query.shape[-1] != self.vector_dim:
-            raise AESGNavigationError(
-                f"Query of wrong width: expected (..., {self.vector_dim}), "
-                f"got {tuple(query.shape)}"
-            )
-        if not query.is_floating_point():
-            raise AESGNavigationError(f"Query of wrong type: expected floats, got {query.dtype}")
-        flat: Floats = query.detach().reshape(-1, self.vector_dim).float().cpu().numpy()
-        finite = np.isfinite(flat).all(axis=1)
-        if not finite.all():
-            raise AESGNavigationError(
-                f"Query {int(np.argmin(finite))} holds NaN or infinity: expected finite numbers"
-            )
-        return flat
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy takes along: not what waits to be learned from."""
+        return {**super().__getstate__(), "_deferred": [], "_trail": None}
 
     def _context(self, query: Tensor, reading: Reading) -> RetrievedContext:
         """Return the columns of a reading as tensors of the query's shape and device."""
@@ -462,17 +334,18 @@ class AESGMemory(nn.Module):
         mask = tensor(reading.found.ids != 0)
         activations = tensor(reading.activations)
         ages = tensor(reading.ages)
-        attention = attend(
-            query.float(),
-            keys,
-            mask,
-            activations,
-            ages,
-            scale=self.log_scale.exp(),
-            recency=self.recency,
-            null_logit=self.null_logit,
-            projection=self.abstraction_projection.weight,
-        )
+        with torch.autocast(query.device.type, enabled=False):
+            attention = attend(
+                query.float(),
+                keys,
+                mask,
+                activations,
+                tensor(reading.ages),
+                scale=self.log_scale.float().exp(),
+                recency=self.recency.float(),
+                null_logit=self.null_logit.float(),
+                projection=self.abstraction_projection.weight.float(),
+            )
         return RetrievedContext(
             keys=keys,
             weights=attention.weights,
@@ -493,33 +366,3 @@ class AESGMemory(nn.Module):
             allowed.learning_rate_scale,
             may_prune=allowed.evolutionary_pressure,
         )
-
-
-def _origins(origins: Tensor | None, count: int) -> Ids:
-    if origins is None:
-        return np.zeros(count, np.uint64)
-    if origins.is_floating_point() or origins.numel() != count:
-        raise AESGNavigationError(
-            f"Origins do not fit the queries: expected {count} integers, "
-            f"got {origins.dtype} of shape {tuple(origins.shape)}"
-        )
-    own: Ids = origins.reshape(-1).cpu().numpy().astype(np.int64).view(np.uint64)
-    return own
-
-
-def _values(
-    values: Tensor | NDArray[Any] | Sequence[int] | None, count: int, dim: int
-) -> tuple[ValueKind, NDArray[np.int64], Floats | None]:
-    """Return kind and columns of the values given to `AESGMemory.remember`."""
-    none = np.zeros(count, np.int64)
-    if values is None:
-        return ValueKind.KEY, none, None
-    given = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
-    if given.dtype.kind in "iu" and given.shape in ((count,), ()) and given.size == count:
-        return ValueKind.INTEGER, given.reshape(count).astype(np.int64), None
-    if given.dtype.kind == "f" and given.size == count * dim and np.isfinite(given).all():
-        return ValueKind.VECTOR, none, given.reshape(count, dim).astype(np.float32)
-    raise AESGMemoryError(
-        f"values: expected {count} integers, or finite floats of shape ({count}, {dim}), "
-        f"got {given.dtype} of shape {given.shape}"
-    )

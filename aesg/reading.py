@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from aesg.context import Found
 from aesg.graph.activation import ALL_KINDS, WITHIN, Recall, recall, recall_sequences
 from aesg.graph.scope import Scope
+from aesg.learning import UNKNOWN
 from storage_backends.spreading import Spread
 from storage_backends.types import Floats, Ids
 
@@ -20,23 +21,24 @@ class Queries:
 
     Parameters
     ----------
-    vectors : (B * T, D) float32
-        As they came, finite.
+    unit : (B * T, D) float32
+        Unit vectors; zeros where a query has no direction.
+    norms : (B * T,) float32
+        Length of the raw queries.
     sequences : (int, int)
         ``(B, T)``: consecutive queries of one sequence.
     origins : (B,) uint64
         Sample of each sequence; 0 for none.
     outcomes : (B, T) int64 or None
-        What came after each position; None searches every position for itself.
-    known : (B, T) bool or None
-        Where an outcome is known.
+        What came after each position, `UNKNOWN` where that is not known; None searches every
+        position for itself.
     """
 
-    vectors: Floats
+    unit: Floats
+    norms: Floats
     sequences: tuple[int, int]
     origins: Ids
     outcomes: NDArray[np.int64] | None = None
-    known: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def read(
     exclude_own: bool,
     vectors: bool,
 ) -> Reading:
-    """Retrieve ``k`` concepts for each query.
+    """Retrieve at most ``k`` concepts for each query.
 
     Parameters
     ----------
@@ -86,18 +88,18 @@ def read(
     vectors : bool
         Whether to gather what the concepts stand for besides their keys.
     """
-    norms: Floats = np.linalg.norm(queries.vectors, axis=1)
-    unit: Floats = queries.vectors / np.where(norms > 0, norms, np.float32(1))[:, None]
-    if scope.empty:
-        active = _nothing(len(unit))
+    unit = queries.unit
+    held = scope.view.node_count + len(scope.shortterm)
+    if held and len(unit):
+        active = _activate(scope, queries, min(k, held), settings, exclude_own)
     else:
-        active = _activate(scope, queries, unit, k, settings, exclude_own)
+        active = _nothing(len(unit))
     width = int((active.slots >= 0).sum(axis=1).max(initial=0))  # K: what was found, at most k
     slots = active.slots[:, :width]
     keys = scope.keys(slots)  # (N, K, D)
     found = Found(
         queries=unit,
-        norms=norms,
+        norms=queries.norms,
         ids=scope.ids(slots),
         parents=scope.ids(active.parents[:, :width]),
         cosines=np.matmul(keys, unit[:, :, None])[..., 0],
@@ -114,23 +116,18 @@ def read(
 
 
 def _activate(
-    scope: Scope,
-    queries: Queries,
-    unit: Floats,
-    k: int,
-    settings: Spread,
-    exclude_own: bool,
+    scope: Scope, queries: Queries, k: int, settings: Spread, exclude_own: bool
 ) -> Recall:
     own = queries.origins if exclude_own and queries.origins.any() else None
     batch, time = queries.sequences
-    if queries.outcomes is None or queries.known is None:
+    if queries.outcomes is None:
         each = None if own is None else np.repeat(own, time)
-        return recall(scope, unit, k, settings.along(ALL_KINDS), each)
+        return recall(scope, queries.unit, k, settings.along(ALL_KINDS), each)
     return recall_sequences(
         scope,
-        unit.reshape(batch, time, -1),
+        queries.unit.reshape(batch, time, -1),
         queries.outcomes,
-        queries.known,
+        queries.outcomes != UNKNOWN,
         k,
         settings.along(WITHIN),
         own,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,16 @@ from aesg.errors import AESGConfigError
 from aesg.graph import consolidation
 from aesg.graph.edges import Coactivation
 from aesg.graph.novelty import Experience, digest
-from aesg.graph.pending import Clock, Pending, newborn
+from aesg.graph.pending import Pending, newborn
 from aesg.graph.scope import Scope
 from aesg.graph.shortterm import ShortTermMemory
+from aesg.memory_stats import NoveltyRates
+from aesg.memory_stored import clock_of, config_of, joined, settings_of, with_created
+from aesg.modes import MemoryMode
+from storage_backends.adjacency import Slots
 from storage_backends.engine import Engine
+from storage_backends.errors import StoreClosedError
+from storage_backends.protocol import Store
 from storage_backends.types import Concepts, EdgeKind, EventType, Floats, Ids, ValueKind
 from storage_backends.view import View
 
@@ -36,55 +42,8 @@ _COMMIT_SECONDS = 2.0
 #: Concepts of a context that count as active together.
 _PRIMARY = 3
 
-
-@dataclass
-class NoveltyRates:
-    """How much of what the memory met was new to it, since it was opened.
-
-    Parameters
-    ----------
-    queries : int
-        Queries learned from.
-    provisional : int
-        Those that became provisional concepts.
-    born : int
-        Provisional concepts that were born.
-    """
-
-    queries: int = 0
-    provisional: int = 0
-    born: int = 0
-
-
-@dataclass(frozen=True)
-class StorageInfo:
-    """Counts and health of what a memory stores.
-
-    Parameters
-    ----------
-    engine : Engine
-    """
-
-    engine: Engine
-
-    @property
-    def node_count(self) -> int:
-        """Number of born concepts."""
-        return self.engine.view().node_count
-
-    @property
-    def edge_count(self) -> int:
-        """Number of directed edges."""
-        return self.engine.view().edge_count
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of the data file, in bytes."""
-        return self.engine.store.stats().file_bytes
-
-    def verify(self) -> list[str]:
-        """Examine every record; an empty list means that all is well."""
-        return [str(problem) for problem in self.engine.verify()]
+#: Of a full memory one concept in so many is pruned at a time: to find the weakest looks at all.
+_SPARE_SHARE = 100
 
 
 class MemoryState:
@@ -94,21 +53,24 @@ class MemoryState:
 
     Parameters
     ----------
-    engine : Engine
-    config : AESGConfig or None
-        Gives the width of an empty memory and is stored with every commit; None takes the stored.
+    store : Store
+        Closed by `close`.
+    reopen : callable
+        Opens the store again, where a failed write has closed it.
     """
 
-    def __init__(self, engine: Engine, config: AESGConfig | None) -> None:
-        self.engine = engine
-        self.config = _stored_config(engine.view().settings) if config is None else config
+    def __init__(self, store: Store, reopen: Callable[[], Store]) -> None:
+        self._reopen = reopen
+        self.engine = Engine(store)
+        self.config = config_of(self.view.settings)
         self.lock = threading.RLock()
         self.rates = NoveltyRates()
-        self.clock = _clock(engine.view().settings)
+        self.clock = clock_of(self.view.settings)
         self.shortterm = self._stored_shortterm()
         self._coactivation = Coactivation()
         self._pending = Pending()
-        self._due = 0
+        self._held_back = 0
+        self._unsaved = False  # whether the short-term window differs from the stored one
 
     @property
     def view(self) -> View:
@@ -130,6 +92,18 @@ class MemoryState:
         """Width of keys; an empty memory can change it."""
         return self.shortterm.vector_dim
 
+    @property
+    def node_count(self) -> int:
+        """Number of born concepts, those that wait for the next commit included."""
+        waiting = self._pending
+        return self.view.node_count + len(waiting.born) - len(waiting.deleted)
+
+    @property
+    def provisional_count(self) -> int:
+        """Number of concepts in short-term memory that are not born."""
+        waiting = np.fromiter(self._pending.born, np.uint64, len(self._pending.born))
+        return len(self.shortterm) - int((self.shortterm.find(waiting) >= 0).sum())
+
     def adopt(self, config: AESGConfig) -> None:
         """Take on the parameters of a handle; a memory with concepts keeps its width.
 
@@ -139,26 +113,11 @@ class MemoryState:
             If the memory holds concepts of another width; nothing is changed.
         """
         with self.lock:
-            held = self.view.vector_dim
-            if config.vector_dim != self.vector_dim and (held or self._pending.born):
-                raise AESGConfigError(
-                    f"The memory holds {self.view.node_count} concepts of another width: expected "
-                    f"vector_dim={self.vector_dim}, got {config.vector_dim}. Pass "
-                    f"AESGConfig(vector_dim={self.vector_dim}), or choose another directory."
-                )
             if config.vector_dim != self.vector_dim:
-                if len(self.shortterm):
-                    _log.info(
-                        "vector_dim of the empty memory changes from %d to %d: "
-                        "its %d provisional concepts go",
-                        self.vector_dim,
-                        config.vector_dim,
-                        len(self.shortterm),
-                    )
-                self.shortterm = ShortTermMemory(config.vector_dim)
-                self._pending = Pending()
-            self.config = config
-            if "config" not in self.view.settings:
+                self._change_width(config.vector_dim)
+            if MemoryMode(config.memory_mode) is not MemoryMode.INFERENCE or not self._has_config:
+                self.config = config
+            if not self._has_config:
                 self.save()
 
     def refresh(self) -> bool:
@@ -166,9 +125,10 @@ class MemoryState:
         if not self.read_only:
             return False
         with self.lock:
+            self.revive()
             changed = self.engine.refresh()
             if changed:
-                self.clock = _clock(self.view.settings)
+                self.clock = clock_of(self.view.settings)
                 self.shortterm = self._stored_shortterm()
             return changed
 
@@ -210,6 +170,7 @@ class MemoryState:
         if len(news.entries):
             self.clock.next_id = int(news.entries["id"][-1]) + 1
             self.shortterm.append(news.entries, news.keys, news.vectors)
+        self._unsaved |= bool(len(experience.keys))
         self.shortterm.confirm(news.proved, news.counts, self.clock.tick)
         in_graph = self.view.slots(news.proved) >= 0
         self._pending.use(news.proved[in_graph], news.counts[in_graph].tolist())
@@ -226,12 +187,27 @@ class MemoryState:
         self.rates.born += born
         return news.standing
 
-    def follow(self, before: Ids | None, after: Ids) -> Ids:
-        """Link the concepts of one call to those of the next; return the latter."""
+    def follow(self, before: Ids | None, after: Ids) -> Ids | None:
+        """Link the last concepts of one call to the first of the next.
+
+        Parameters
+        ----------
+        before : (B,) uint64 or None
+            What an earlier `follow` returned.
+        after : (B, T) uint64
+            Concepts of sequences, in order of time; 0 where there is none.
+
+        Returns
+        -------
+        (B,) uint64 or None
+            The last concept of each sequence.
+        """
+        if not after.size:
+            return before
         if before is not None and len(before) == len(after):
-            pairs = np.stack([before, after], axis=1)
-            self._link(pairs[(pairs != 0).all(axis=1) & (before != after)])
-        return after
+            pairs = np.stack([before, after[:, 0]], axis=1)
+            self._link(pairs[(pairs != 0).all(axis=1) & (pairs[:, 0] != pairs[:, 1])])
+        return after[:, -1]
 
     def remember(
         self,
@@ -241,11 +217,22 @@ class MemoryState:
         value_vectors: Floats | None,
         payloads: Sequence[bytes | None],
         origins: Ids,
+        most: int | None,
     ) -> Ids:
-        """Write born concepts at once and return their ids, ``(N,)`` uint64."""
+        """Write born concepts at once and return their ids, ``(N,)`` uint64.
+
+        Parameters
+        ----------
+        keys, kind, value_ids, value_vectors, payloads, origins
+            Columns of the concepts.
+        most : int or None
+            Concepts beyond which the weakest are pruned; None prunes nothing.
+        """
         first = self.clock.next_id
         ids = np.arange(first, first + len(keys), dtype=np.uint64)
         self.clock.next_id += len(keys)
+        if most is not None:
+            self._make_room(most - len(keys))
         concepts = Concepts(
             ids=ids,
             keys=keys,
@@ -264,10 +251,9 @@ class MemoryState:
         if self.clock.tick % config.consolidation_epoch_interval:
             return
         self.clock.epoch += 1
-        view = self.view
         if may_prune:
-            self._prune(view, config)
-        self._pending.note(EventType.CONSOLIDATE, self.clock.epoch, 0, float(view.node_count))
+            self._prune(config)
+        self._pending.note(EventType.CONSOLIDATE, self.clock.epoch, 0, float(self.node_count))
 
     def commit_if_due(self) -> None:
         """Commit when enough has gathered, or when it has waited long enough."""
@@ -276,15 +262,24 @@ class MemoryState:
         if len(waiting) >= _COMMIT_CHANGES or (len(waiting) and age >= _COMMIT_SECONDS):
             self.commit()
 
+    def commit_waiting(self) -> None:
+        """Commit what is born, linked or pruned; the short-term window can wait for `save`."""
+        if not self.read_only and len(self._pending):
+            self.commit()
+
     def save(self) -> None:
         """Commit everything, the short-term window included, if anything is new."""
         if self.read_only:
             return
         stored = self.view.settings
-        known = all(stored.get(name) == value for name, value in self._settings().items())
-        if len(self._pending) or self._pending.events or not known:
+        known = all(
+            stored.get(name) == value
+            for name, value in settings_of(self.clock, self.config).items()
+        )
+        if self._unsaved or len(self._pending) or self._pending.events or not known:
             born = np.fromiter(self._pending.born, np.uint64, len(self._pending.born))
             self.commit(shortterm=self.shortterm.dump(without=born))
+            self._unsaved = False
 
     def commit(
         self,
@@ -296,25 +291,64 @@ class MemoryState:
 
         What waits is dropped only once it is durable: after a failure it waits on.
         """
-        if concepts is not None:
-            for concept_id in concepts.ids.tolist():
-                self._pending.note(EventType.CREATE, concept_id)
-        waiting = self._pending
+        self.revive()
         most_edges = self.config.max_edges_per_node
-        batch = waiting.batch(self.view, self.shortterm, self.clock, most_edges)
-        born = batch.concepts
+        batch = self._pending.batch(self.view, self.shortterm, self.clock, most_edges)
         self.engine.commit(
             replace(
                 batch,
-                concepts=_joined(born, concepts),
+                concepts=joined(batch.concepts, concepts),
                 payloads=payloads or {},
+                events=batch.events if concepts is None else with_created(batch.events, concepts),
                 shortterm=shortterm,
-                settings=self._settings(),
+                settings=settings_of(self.clock, self.config),
             )
         )
-        if born is not None:
-            self.shortterm.remove(born.ids)
+        if batch.concepts is not None:
+            self.shortterm.remove(batch.concepts.ids)
         self._pending = Pending()
+
+    def revive(self) -> None:
+        """Open the store again where a failed write has closed it.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be opened, or another process has written to it meanwhile.
+        """
+        try:
+            self.engine.store.generation()
+        except StoreClosedError:
+            store = self._reopen()
+            if not store.read_only and store.generation() != self.view.generation:
+                store.close()
+                raise
+            self.engine.store = store
+
+    @property
+    def _has_config(self) -> bool:
+        return "config" in self.view.settings
+
+    def _change_width(self, vector_dim: int) -> None:
+        """Give an empty memory another width."""
+        held = self.view.node_count + len(self._pending.born)
+        if held:
+            raise AESGConfigError(
+                f"The memory holds {held} concepts of another width: expected "
+                f"vector_dim={self.vector_dim}, got {vector_dim}. Pass "
+                f"AESGConfig(vector_dim={self.vector_dim}), or choose another directory."
+            )
+        if len(self.shortterm):
+            _log.info(
+                "vector_dim of the empty memory changes from %d to %d: "
+                "its %d provisional concepts go",
+                self.vector_dim,
+                vector_dim,
+                len(self.shortterm),
+            )
+        self.shortterm = ShortTermMemory(vector_dim)
+        self._pending = Pending()
+        self._unsaved = True
 
     def _link(self, pairs: Ids) -> None:
         """Note that concepts followed one another, ``(L, 2)`` ids in order of time."""
@@ -331,6 +365,8 @@ class MemoryState:
     def _stored_shortterm(self) -> ShortTermMemory:
         shortterm = ShortTermMemory(self.view.vector_dim or self.config.vector_dim)
         shortterm.load(self.engine.store.shortterm())
+        held = shortterm.entries["id"]
+        shortterm.remove(held[self.view.slots(held) >= 0])  # born since the window was saved
         return shortterm
 
     def _bear(self, ids: Ids, config: AESGConfig, scale: float, may_prune: bool) -> int:
@@ -338,71 +374,55 @@ class MemoryState:
         rows = self.shortterm.find(ids)
         entries = self.shortterm.entries[rows[rows >= 0]]
         ready = entries["id"][entries["confirmations"] >= config.novelty_birth_threshold]
-        born = []
-        for concept_id in ready.tolist():
-            if concept_id not in self._pending.born:
-                self._due += 1
-                if self._due % round(1 / scale) == 0:
-                    born.append(concept_id)
-        room = config.max_concepts - self.view.node_count - len(self._pending.born)
-        if not may_prune:
-            born = born[: max(room, 0)]
+        waiting = self._pending.born
+        taken = len(waiting) if may_prune else self.node_count
+        room = max(config.max_concepts - taken, 0)
+        due = [concept_id for concept_id in ready.tolist() if concept_id not in waiting]
+        born = [concept_id for concept_id in due if self._let_through(scale)][:room]
+        if may_prune and born:
+            self._make_room(config.max_concepts - len(born))
         self._pending.born.update(dict.fromkeys(born))
         return len(born)
 
-    def _prune(self, view: View, config: AESGConfig) -> None:
-        slots = consolidation.prunable(
-            view,
+    def _let_through(self, scale: float) -> bool:
+        """Tell whether one more birth may be: of every ``1 / scale`` the last."""
+        self._held_back = (self._held_back + 1) % round(1 / scale)
+        return not self._held_back
+
+    def _prune(self, config: AESGConfig) -> None:
+        """Prune concepts that are old, irrelevant and rarely used, and those beyond the limit."""
+        if len(self._prunable(config)):
+            self._commit_uses()
+            self._delete(self._prunable(config))
+        self._make_room(config.max_concepts)
+
+    def _prunable(self, config: AESGConfig) -> Slots:
+        return consolidation.prunable(
+            self.view,
             self.clock.epoch,
             config.survival_threshold_relevance,
             config.survival_threshold_frequency,
         )
-        excess = view.node_count - len(slots) - config.max_concepts
-        if excess > 0:
-            slots = np.union1d(slots, consolidation.weakest(view, self.clock.epoch, excess))
+
+    def _make_room(self, most: int) -> None:
+        """Prune the weakest concepts beyond ``most``, and some more, so that it lasts."""
+        if self.node_count <= most:
+            return
+        self._commit_uses()
+        gone = np.fromiter(self._pending.deleted, np.uint64, len(self._pending.deleted))
+        count = self.node_count - most + most // _SPARE_SHARE
+        weakest = consolidation.weakest(self.view, self.clock.epoch, count + len(gone))
+        self._delete(weakest[~np.isin(self.view.ids[weakest], gone)][:count])
+
+    def _commit_uses(self) -> None:
+        """Let the statistics of concepts show that they were used, before they are judged."""
+        if self._pending.used:
+            self.commit()
+
+    def _delete(self, slots: Slots) -> None:
+        view = self.view
         relevance = consolidation.relevances(view.stats[slots], self.clock.epoch)
         for concept_id, value in zip(view.ids[slots].tolist(), relevance.tolist(), strict=True):
             if concept_id not in self._pending.deleted:
                 self._pending.deleted[concept_id] = None
                 self._pending.note(EventType.PRUNE, concept_id, 0, value)
-
-    def _settings(self) -> dict[str, bytes]:
-        clock = self.clock
-        numbers = {"next_id": clock.next_id, "epoch": clock.epoch, "tick": clock.tick}
-        settings = {name: str(number).encode() for name, number in numbers.items()}
-        return {**settings, "config": self.config.to_json().encode()}
-
-
-def _clock(settings: Mapping[str, bytes]) -> Clock:
-    return Clock(
-        next_id=int(settings.get("next_id", b"1")),
-        epoch=int(settings.get("epoch", b"0")),
-        tick=int(settings.get("tick", b"0")),
-    )
-
-
-def _stored_config(settings: Mapping[str, bytes]) -> AESGConfig:
-    text = settings.get("config")
-    return AESGConfig() if text is None else AESGConfig.from_json(text.decode())
-
-
-def _joined(first: Concepts | None, second: Concepts | None) -> Concepts | None:
-    if first is None or second is None:
-        return first if second is None else second
-    left, right = first.value_vectors, second.value_vectors
-    vectors = None
-    if left is not None or right is not None:
-        vectors = np.concatenate(
-            [
-                np.zeros_like(part.keys) if part.value_vectors is None else part.value_vectors
-                for part in (first, second)
-            ]
-        )
-    return Concepts(
-        ids=np.concatenate([first.ids, second.ids]),
-        keys=np.concatenate([first.keys, second.keys]),
-        value_kinds=np.concatenate([first.value_kinds, second.value_kinds]),
-        value_ids=np.concatenate([first.value_ids, second.value_ids]),
-        value_vectors=vectors,
-        stats=np.concatenate([first.stats, second.stats]),
-    )

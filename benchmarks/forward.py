@@ -66,9 +66,9 @@ def measure(model: AESGDecoderLM, repeats: int) -> dict[str, list[tuple[float, f
 
 
 @click.command()
-@click.option("--concepts", default=20_000, show_default=True, help="Concepts in the memory.")
-@click.option("--repeats", default=15, show_default=True, help="Timed calls of each variant.")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Also write the figures here.")
+@click.option("--concepts", default=20_000, show_default=True, type=click.IntRange(1, 100_000))
+@click.option("--repeats", default=15, show_default=True, type=click.IntRange(min=1))
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Also write figures here.")
 def main(concepts: int, repeats: int, path: Path | None) -> None:
     """Compare a forward pass with memory against one without."""
     torch.manual_seed(0)
@@ -76,8 +76,10 @@ def main(concepts: int, repeats: int, path: Path | None) -> None:
         model = filled_model(Path(folder) / "memory", concepts)
         times = measure(model, repeats)
         model.memory.close()
-    medians = {name: [statistics.median(column) for column in zip(*rows, strict=True)]
-               for name, rows in times.items()}
+    medians = {
+        name: [statistics.median(column) for column in zip(*rows, strict=True)]
+        for name, rows in times.items()
+    }
     table = Table("forward pass", "wall, ms", "CPU, ms")
     for name, (wall, cpu) in medians.items():
         table.add_row(name, f"{wall:.0f}", f"{cpu:.0f}")
@@ -85,11 +87,21 @@ def main(concepts: int, repeats: int, path: Path | None) -> None:
     table.add_row("ratio", *(f"{ratio:.2f}" for ratio in ratios))
     Console().print(table)
     if path is not None:
-        path.write_text(json.dumps({
-            "concepts": concepts, "batch": SHAPE, "vocabulary": VOCABULARY,
-            "median_ms": medians, "ratio": ratios, "python": platform.python_version(),
-            "torch": torch.__version__, "threads": torch.get_num_threads(),
-        }, indent=2))
+        path.write_text(
+            json.dumps(
+                {
+                    "concepts": concepts,
+                    "batch": SHAPE,
+                    "vocabulary": VOCABULARY,
+                    "median_ms": medians,
+                    "ratio": ratios,
+                    "python": platform.python_version(),
+                    "torch": torch.__version__,
+                    "threads": torch.get_num_threads(),
+                },
+                indent=2,
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -42,15 +42,19 @@ class Engine:
         self._exact_below = exact_below
         self._lock = threading.RLock()
         self._builder: _BaseBuilder | None = None
+        self._next_attempt = 0  # slots from which a graph is tried again after a failure
         self._view = View.of(store.load())
         self._rebuild_base()
 
     def view(self) -> View:
         """Return the read state of the last commit."""
         builder = self._builder
-        if builder is not None and builder.done:
-            with self._lock:
+        # Whoever holds the lock adopts the graph; a reader does not wait for a commit.
+        if builder is not None and builder.done and self._lock.acquire(blocking=False):
+            try:
                 self._adopt_base()
+            finally:
+                self._lock.release()
         return self._view
 
     def commit(self, batch: WriteBatch) -> View:
@@ -59,6 +63,7 @@ class Engine:
         Edges that point at deleted concepts are removed by the same transaction.
         """
         with self._lock:
+            self.refresh()  # in case memory ran out after the last commit was durable
             batch = _without_dangling_edges(batch, self._view)
             generation = self.store.commit(batch)
             self._advance(_as_changes(batch, generation, self._view))
@@ -116,7 +121,7 @@ class Engine:
         view = self._view
         covered = view.base.size if view.base is not None else 0
         stale = view.size > self._exact_below and view.size - covered > _STALE * view.size
-        if stale and self._builder is None:
+        if stale and self._builder is None and view.size >= self._next_attempt:
             self._builder = _BaseBuilder(view)
 
     def _rebuild_base(self) -> None:
@@ -131,11 +136,13 @@ class Engine:
             return
         self._builder = None
         size = builder.view.size
-        same_slots = self._view.size >= size and np.array_equal(
-            self._view.ids[:size], builder.view.ids
-        )
-        if same_slots and np.array_equal(self._view.keys[:size], builder.view.keys):
-            self._view = replace(self._view, base=builder.base)
+        if builder.base is None:
+            self._next_attempt = int(size * (1 + _STALE)) + 1
+            return
+        view = self._view
+        same_slots = view.size >= size and np.array_equal(view.ids[:size], builder.view.ids)
+        if same_slots and np.array_equal(view.keys[:size], builder.view.keys):
+            self._view = replace(view, base=builder.base)
 
 
 class _BaseBuilder:
@@ -150,7 +157,7 @@ class _BaseBuilder:
 
     @property
     def done(self) -> bool:
-        """Whether the graph is ready, or will never be."""
+        """Whether the thread has ended; ``base`` is None where it was stopped or failed."""
         return not self._thread.is_alive()
 
     def stop(self) -> None:
@@ -159,8 +166,13 @@ class _BaseBuilder:
         self._thread.join()
 
     def _run(self) -> None:
-        with one_thread():
-            self.base = HnswBase.build(self.view.keys, self._stop)
+        try:
+            with one_thread():
+                self.base = HnswBase.build(self.view.keys, self._stop)
+        except (RuntimeError, MemoryError):  # FAISS raises the former for all that goes wrong
+            _log.exception(
+                "no seed index over %d concepts: seed lookup stays exact", self.view.size
+            )
 
 
 def _as_changes(batch: WriteBatch, generation: int, view: View) -> Contents:
@@ -197,16 +209,18 @@ def _without_dangling_edges(batch: WriteBatch, view: View) -> WriteBatch:
     """Return the batch with the rows rewritten that have edges to what it deletes."""
     if not len(batch.deleted):
         return batch
+    put = np.empty(0, np.uint64) if batch.concepts is None else batch.concepts.ids
+    gone = batch.deleted[~np.isin(batch.deleted, put)]
+    rows = {source: _pointing_elsewhere(row, gone) for source, row in batch.edges.items()}
     deleted = set(batch.deleted.tolist())
-    rows = {source: row for source, row in batch.edges.items() if source not in deleted}
-    gone = view.slots(batch.deleted)
-    for slot in view.adjacency.sources_of(gone[gone >= 0]).tolist():
+    slots = view.slots(batch.deleted)
+    for slot in view.adjacency.sources_of(slots[slots >= 0]).tolist():
         source = int(view.ids[slot])
         if source not in deleted and source not in rows:
-            rows[source] = view.edges(source)
-    return replace(batch, edges={s: _pointing_elsewhere(r, batch.deleted) for s, r in rows.items()})
+            rows[source] = _pointing_elsewhere(view.edges(source), batch.deleted)
+    return replace(batch, edges=rows)
 
 
-def _pointing_elsewhere(row: Records, deleted: Ids) -> Records:
-    kept: Records = row[~np.isin(row["target"], deleted)]
+def _pointing_elsewhere(row: Records, targets: Ids) -> Records:
+    kept: Records = row[~np.isin(row["target"], targets)]
     return kept

@@ -3,17 +3,24 @@
 Below `EXACT_BELOW` concepts the search is exact. Above, an immutable HNSW graph (Malkov and
 Yashunin, 2018) answers for the slots it was built from and an exact search for those added since;
 the two are merged by cosine. Nothing is ever added to a graph that is searched: FAISS crashes.
+
+A graph goes on leading to tombstones, and where they lie close together it leads to little else.
+So it is asked for more than is wanted, tombstones are taken out, and a query that is left with too
+little is answered exactly.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import faiss
 import numpy as np
+from numpy.typing import NDArray
 
 from storage_backends.adjacency import Slots
 from storage_backends.types import Floats
@@ -60,13 +67,10 @@ class HnswBase:
             graph.add(keys[begin : begin + _BUILD_CHUNK])
         return cls(graph, len(keys))
 
-    def search(self, queries: Floats, k: int, alive: np.ndarray | None) -> tuple[Slots, Floats]:
+    def search(self, queries: Floats, k: int) -> tuple[Slots, Floats]:
         """Return the approximately nearest ``k`` slots and their cosines, both ``(N, k)``."""
-        # The stubs of FAISS lack both classes as Python sees them.
+        # The stubs of FAISS lack the class as Python sees it.
         settings = faiss.SearchParametersHNSW(efSearch=max(_EF_SEARCH, k))  # type: ignore[attr-defined]
-        if alive is not None:
-            bitmap = np.packbits(alive[: self.size], bitorder="little")
-            settings.sel = faiss.IDSelectorBitmap(bitmap)  # type: ignore[call-arg, arg-type]
         cosines, slots = self.graph.search(queries, k, params=settings)
         return slots, cosines
 
@@ -86,7 +90,7 @@ class SeedIndex:
     """
 
     keys: Floats
-    alive: np.ndarray | None
+    alive: NDArray[np.bool_] | None
     base: HnswBase | None
 
     def search(self, queries: Floats, k: int) -> tuple[Slots, Floats]:
@@ -95,7 +99,7 @@ class SeedIndex:
         Parameters
         ----------
         queries : (N, D) float32
-            Unit vectors, contiguous.
+            Unit vectors.
         k : int
             At least 1.
 
@@ -106,24 +110,60 @@ class SeedIndex:
         cosines : (N, k) float32
             0 where padded.
         """
-        exact_from = self.base.size if self.base is not None else 0
-        work = len(queries) * max(len(self.keys) - exact_from, 1) * self.keys.shape[1]
+        outside = self._outside
+        work = len(queries) * max(outside.keys.size, 1)
         with one_thread(work < _ONE_THREAD_WORK):
-            slots, cosines = self._exact(queries, k, exact_from)
+            slots, cosines = outside.search(queries, k)
             if self.base is not None:
-                found = self.base.search(queries, k, self.alive)
+                found = self._in_graph(self.base, queries, k)
                 slots, cosines = merge_by_cosine((slots, cosines), found, k)
         return padded(slots, cosines, k)
 
-    def _exact(self, queries: Floats, k: int, begin: int) -> tuple[Slots, Floats]:
-        candidates = np.arange(begin, len(self.keys))
-        if self.alive is not None:
-            candidates = candidates[self.alive[begin:]]
-        keys = self.keys[begin:]
-        if len(candidates) < len(keys):
-            keys = self.keys[candidates]
-        slots, cosines = nearest(queries, keys, k)
-        return np.where(slots >= 0, candidates[slots] if len(candidates) else slots, -1), cosines
+    def _in_graph(self, base: HnswBase, queries: Floats, k: int) -> tuple[Slots, Floats]:
+        """Search the live slots that the graph covers."""
+        alive = self.alive
+        reach = k if alive is None else max(2 * k, _EF_SEARCH)
+        slots, cosines = base.search(queries, reach)
+        if alive is not None:
+            slots = np.where(alive[slots], slots, -1)
+        short = np.flatnonzero((slots >= 0).sum(axis=1) < min(k, len(self._inside.slots)))
+        if len(short):
+            exact, similar = self._inside.search(queries[short], k)
+            slots[short] = -1
+            slots[short, : exact.shape[1]] = exact
+            cosines[short, : exact.shape[1]] = similar
+        return slots, cosines
+
+    @cached_property
+    def _inside(self) -> _Flat:
+        return self._flat(0, self._covered)
+
+    @cached_property
+    def _outside(self) -> _Flat:
+        return self._flat(self._covered, len(self.keys))
+
+    @property
+    def _covered(self) -> int:
+        return 0 if self.base is None else self.base.size
+
+    def _flat(self, begin: int, end: int) -> _Flat:
+        slots = np.arange(begin, end)
+        if self.alive is None or self.alive[begin:end].all():
+            return _Flat(slots, self.keys[begin:end])
+        slots = slots[self.alive[begin:end]]
+        return _Flat(slots, self.keys[slots])
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """Keys that are compared one by one, and their slots."""
+
+    slots: Slots
+    keys: Floats
+
+    def search(self, queries: Floats, k: int) -> tuple[Slots, Floats]:
+        rows, cosines = nearest(queries, self.keys, k)
+        return self.slots[rows], cosines
 
 
 def nearest(queries: Floats, keys: Floats, k: int) -> tuple[Slots, Floats]:
@@ -153,3 +193,11 @@ def merge_by_cosine(
     rank = np.where(slots >= 0, -cosines, np.inf)
     order = np.argsort(rank, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(slots, order, 1), np.take_along_axis(cosines, order, 1)
+
+
+def _use_one_thread() -> None:
+    faiss.omp_set_num_threads(1)
+
+
+# A child inherits a pool of threads that no longer run, and would wait for them for ever.
+os.register_at_fork(after_in_child=_use_one_thread)

@@ -295,11 +295,11 @@ class View:
 
 
 def _unit(keys: Floats) -> tuple[Floats, Floats]:
-    # In float64, squares of very long and very short keys stay in range.
-    norms = np.sqrt(np.einsum("nd,nd->n", keys, keys, dtype=np.float64))
-    lengths = np.where(norms > 0, norms, 1)
-    unit: Floats = (keys / lengths[:, None]).astype(np.float32)
-    return unit, norms.astype(np.float32)
+    # In float64, the squares of very long and very short keys stay in range.
+    lengths = np.sqrt(np.einsum("nd,nd->n", keys, keys, dtype=np.float64))
+    norms = np.minimum(lengths, np.finfo(np.float32).max).astype(np.float32)
+    divisors = np.where(norms > 0, norms, np.float32(1))
+    return (keys / divisors[:, None]).astype(np.float32, copy=False), norms
 
 
 def _rows(concepts: Concepts, chosen: NDArray[np.bool_]) -> Concepts:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib.metadata import version
 from types import ModuleType
 
 import aesg
@@ -32,3 +33,7 @@ def test_errors_and_modes_are_public() -> None:
         "AESGTrainingError",
         "MemoryMode",
     } <= set(aesg.__all__)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert aesg.__version__ == version("aesg")

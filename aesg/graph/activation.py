@@ -77,9 +77,10 @@ def recall_sequences(
 ) -> Recall:
     """Activate concepts for the positions of sequences, following successors before searching.
 
-    Where a concept that was active at one position had the value that really came, its successors
-    are the seeds of the next position (Alon et al., 2022, "Neuro-symbolic language modeling with
-    automaton-augmented retrieval"). Position ``t`` depends on ``outcomes[:, : t]`` only.
+    Where a seed of one position had the value that really came, its successors are the seeds of
+    the next position, and nothing is searched there (Alon et al., 2022, "Neuro-symbolic language
+    modeling with automaton-augmented retrieval"). Position ``t`` depends on ``outcomes[:, :t]``
+    only, and on no other sequence of the batch.
 
     Parameters
     ----------
@@ -141,9 +142,7 @@ def _successors(
     row, column = np.nonzero(activations > 0)
     source, sent = slots[row, column], activations[row, column]
     provisional = scope.is_provisional(source)
-    chained = scope.find(
-        scope.shortterm.entries["next"][source[provisional] - scope.view.size]
-    )
+    chained = scope.find(scope.shortterm.entries["next"][source[provisional] - scope.view.size])
     owner, edges = scope.view.adjacency.expand(source[~provisional])
     onward = (edges["kind"] & np.uint32(EdgeKind.SUCCESSOR)) != 0
     owner, edges = owner[onward], edges[onward]
@@ -180,9 +179,7 @@ def _grouped(
     return slots, activations
 
 
-def _spread_from(
-    scope: Scope, seeds: Recall, settings: Spread, origins: Ids | None
-) -> Recall:
+def _spread_from(scope: Scope, seeds: Recall, settings: Spread, origins: Ids | None) -> Recall:
     """Let seeds activate their neighbours in the graph; provisional concepts have no edges."""
     view = scope.view
     if not settings.hops or not (view.adjacency.pool["kind"] & np.uint32(settings.kinds)).any():

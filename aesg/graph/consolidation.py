@@ -67,7 +67,7 @@ def prunable(view: View, epoch: int, least_relevance: float, least_frequency: in
 
 
 def weakest(view: View, epoch: int, count: int) -> Slots:
-    """Return the ``count`` live slots of least relevance, then least use, then greatest age."""
+    """Return the ``count`` live slots of least relevance, then least use, then lowest id."""
     live = np.flatnonzero(view.alive)
     stats = view.stats[live]
     order = np.lexsort((view.ids[live], stats["frequency"], relevances(stats, epoch)))

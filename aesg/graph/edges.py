@@ -16,12 +16,11 @@ _GAIN = 0.1
 _MOST_PAIRS = 65_536
 
 
-def strengthened(
-    row: Records, target: int, kind: EdgeKind, uses: int, most: int
-) -> Records:
+def strengthened(row: Records, target: int, kind: EdgeKind, uses: int, most: int) -> Records:
     """Return an out-row after an edge to ``target`` was used.
 
-    The edge is created where it is missing. Beyond ``most`` edges the weakest yields.
+    The edge is created where it is missing. Beyond ``most`` edges the weakest yield, of equals the
+    oldest.
 
     Parameters
     ----------
@@ -42,12 +41,14 @@ def strengthened(
         edge["confidence"] = 1 - (1 - edge["confidence"]) * (1 - _GAIN) ** uses
         edge["use"] = np.minimum(edge["use"].astype(np.uint64) + np.uint64(uses), 2**32 - 1)
         edge["kind"] |= np.uint32(kind)
+    else:
+        confidence = 1 - (1 - _FIRST_CONFIDENCE) * (1 - _GAIN) ** (uses - 1)
+        new = (target, 1.0, confidence, min(uses, 2**32 - 1), int(kind))
+        row = np.append(row, np.array([new], EDGE))
+    if len(row) <= most:
         return row
-    confidence = 1 - (1 - _FIRST_CONFIDENCE) * (1 - _GAIN) ** (uses - 1)
-    row = np.append(row, np.array([(target, 1.0, confidence, uses, int(kind))], EDGE))
-    if len(row) > most:
-        row = np.delete(row, np.argmin(row["weight"] * row["confidence"]))
-    return row
+    weakest_first = np.argsort(row["weight"] * row["confidence"], kind="stable")
+    return np.delete(row, weakest_first[: len(row) - most])
 
 
 class Coactivation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,6 @@ from aesg.graph import consolidation
 from aesg.graph.edges import strengthened
 from aesg.graph.shortterm import ShortTermMemory
 from storage_backends.types import (
-
     EVENT,
     STATS,
     Concepts,
@@ -87,12 +86,15 @@ class Pending:
 
     def note(self, event: EventType, id1: int = 0, id2: int = 0, value: float = 0.0) -> None:
         """Add an event of the evolution log, dated now."""
-        self.events.append((int(time.time()), int(event), id1, id2, value))
+        self.events.append(_event(event, id1, id2, value))
 
     def batch(
         self, view: View, shortterm: ShortTermMemory, clock: Clock, most_edges: int
     ) -> WriteBatch:
         """Return the concepts, statistics, edges and events of one transaction.
+
+        Rows may still hold edges to concepts that the batch deletes: `Engine.commit` removes all
+        edges of that kind.
 
         Parameters
         ----------
@@ -103,47 +105,56 @@ class Pending:
         clock : Clock
         most_edges : int
             Out-edges that a concept may have.
+
+        Returns
+        -------
+        WriteBatch
         """
         now = time.time_ns() // 1000
-        born = _born(shortterm, list(self.born), clock, now)
-        for concept_id in born.ids.tolist():
-            self.note(EventType.CREATE, concept_id)
-        slots = view.slots(np.fromiter(self.used, np.uint64, len(self.used)))
-        held = slots >= 0
-        counts = np.fromiter(self.used.values(), np.int64, len(self.used))[held]
-        slots = slots[held]
-        alive = ~np.isin(view.ids[slots], np.fromiter(self.deleted, np.uint64, len(self.deleted)))
-        slots, counts = slots[alive], counts[alive]
+        born = _born(view, shortterm, _ids(self.born), clock, now)
+        deleted = _ids(self.deleted)
+        deleted = deleted[view.slots(deleted) >= 0]
+        used = _ids(self.used)
+        kept = (view.slots(used) >= 0) & ~np.isin(used, deleted)
+        used, counts = used[kept], np.fromiter(self.used.values(), np.int64, len(used))[kept]
+        created = [_event(EventType.CREATE, concept_id) for concept_id in born.ids.tolist()]
         return WriteBatch(
-            deleted=np.fromiter(self.deleted, np.uint64, len(self.deleted)),
+            deleted=deleted,
             concepts=born if len(born) else None,
-            stats_ids=view.ids[slots],
-            stats=consolidation.touched(view.stats[slots], counts, clock.epoch, clock.tick, now),
-            edges=self._rows(view, shortterm, born, most_edges),
-            events=np.array(self.events, EVENT),
+            stats_ids=used,
+            stats=consolidation.touched(
+                view.stats[view.slots(used)], counts, clock.epoch, clock.tick, now
+            ),
+            edges=self._rows(view, shortterm, born.ids, deleted, most_edges),
+            events=np.array(self.events + created, EVENT),
         )
 
     def _rows(
-        self, view: View, shortterm: ShortTermMemory, born: Concepts, most: int
+        self, view: View, shortterm: ShortTermMemory, born: Ids, deleted: Ids, most: int
     ) -> dict[int, Records]:
         """Return the out-rows that change, with all uses of their edges applied."""
         uses = dict(self.links)
-        for pair in _links_at_birth(shortterm, born.ids):
-            uses.setdefault((*pair, EdgeKind.SUCCESSOR), 1)
-        exists = self._existing(view, born, uses)
+        for source, target in _links_at_birth(shortterm, born):
+            uses.setdefault((source, target, EdgeKind.SUCCESSOR), 1)
+        ends = np.array([end for source, target, _ in uses for end in (source, target)], np.uint64)
+        lasting = ((view.slots(ends) >= 0) & ~np.isin(ends, deleted)) | np.isin(ends, born)
+        exists = set(ends[lasting].tolist())
         rows: dict[int, Records] = {}
         for (source, target, kind), count in uses.items():
-            if source in exists and target in exists:
+            if source in exists and target in exists and source != target:
                 row = rows[source] if source in rows else view.edges(source)
                 rows[source] = strengthened(row, target, kind, count, most)
         return rows
 
-    def _existing(
-        self, view: View, born: Concepts, uses: Iterable[tuple[int, int, EdgeKind]]
-    ) -> set[int]:
-        ends = np.array([end for source, target, _ in uses for end in (source, target)], np.uint64)
-        found = ends[(view.slots(ends) >= 0) | np.isin(ends, born.ids)]
-        return set(found.tolist()) - set(self.deleted)
+
+def _event(
+    event: EventType, id1: int, id2: int = 0, value: float = 0.0
+) -> tuple[int, int, int, int, float]:
+    return int(time.time()), int(event), id1, id2, value
+
+
+def _ids(held: Collection[int]) -> Ids:
+    return np.fromiter(held, np.uint64, len(held))
 
 
 def _links_at_birth(shortterm: ShortTermMemory, born: Ids) -> Iterable[tuple[int, int]]:
@@ -157,9 +168,9 @@ def _links_at_birth(shortterm: ShortTermMemory, born: Ids) -> Iterable[tuple[int
             yield concept_id, after
 
 
-def _born(shortterm: ShortTermMemory, ids: list[int], clock: Clock, now: int) -> Concepts:
-    """Return provisional concepts as concepts of the graph, those that are still held."""
-    rows = np.sort(shortterm.find(np.array(ids, np.uint64)))
+def _born(view: View, shortterm: ShortTermMemory, ids: Ids, clock: Clock, now: int) -> Concepts:
+    """Return provisional concepts as concepts of the graph, those that are still provisional."""
+    rows = np.sort(shortterm.find(ids[view.slots(ids) < 0]))
     rows = rows[rows >= 0]
     entries = shortterm.entries[rows]
     stats = newborn(entries["origin"], clock, now)
@@ -184,5 +195,3 @@ def newborn(origins: Ids, clock: Clock, now: int) -> Records:
     stats["frequency"] = 1
     stats["relevance"] = stats["stability"] = 1.0
     return stats
-
-

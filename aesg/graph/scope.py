@@ -20,8 +20,10 @@ from storage_backends.view import View
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
-#: A search that must leave concepts out looks this much further, so that enough remain.
+#: A search that must leave concepts out looks this much further at first, and where too few
+#: remain, so many times as far again.
 _EXTRA = 16
+_FURTHER = 4
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Scope:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to find."""
-        return not self.view.node_count and not len(self.shortterm.entries)
+        return not self.view.node_count and not len(self.shortterm)
 
     def is_provisional(self, slots: Slots) -> NDArray[np.bool_]:
         """Tell which slots belong to the short-term window."""
@@ -115,14 +117,10 @@ class Scope:
             Descending by cosine; -1 pads.
         cosines : (N, k) float32
         """
-        reach = k + _EXTRA if origins is not None else k
-        found = self._shortterm_search(queries, reach)
-        if self.view.node_count:
-            found = merge_by_cosine(self.view.index.search(queries, reach), found, 2 * reach)
-        slots, cosines = found
-        if origins is not None:
-            slots = np.where(self.excluded(slots, origins[:, None]), -1, slots)
-            slots, cosines = _closed_up(slots, cosines)
+        if origins is None:
+            slots, cosines = self._nearest(queries, k)
+        else:
+            slots, cosines = self._nearest_others(queries, k, origins, k + _EXTRA)
         return padded(slots[:, :k], cosines[:, :k], k)
 
     def excluded(self, slots: Slots, origins: Ids) -> NDArray[np.bool_]:
@@ -130,13 +128,27 @@ class Scope:
         own: NDArray[np.bool_] = (self.origins(slots) == origins) & (origins != 0)
         return own
 
-    def _shortterm_search(self, queries: Floats, k: int) -> tuple[Slots, Floats]:
+    def _nearest(self, queries: Floats, k: int) -> tuple[Slots, Floats]:
         rows, cosines = nearest(queries, self.shortterm.keys, k)
-        entries = self.shortterm.entries
-        if rows.size and not entries["alive"].all():
-            rows = np.where(entries["alive"][rows], rows, -1)
-            rows, cosines = _closed_up(rows, cosines)
-        return np.where(rows >= 0, rows + self.view.size, -1), cosines
+        found = rows + self.view.size, cosines
+        if self.view.node_count:
+            found = merge_by_cosine(self.view.index.search(queries, k), found, k)
+        return found
+
+    def _nearest_others(
+        self, queries: Floats, k: int, origins: Ids, reach: int
+    ) -> tuple[Slots, Floats]:
+        """Search among the ``reach`` nearest, and further where fewer than ``k`` are left."""
+        slots, cosines = self._nearest(queries, reach)
+        slots = np.where(self.excluded(slots, origins[:, None]), -1, slots)
+        slots, cosines = padded(*_closed_up(slots, cosines), k)
+        slots, cosines = slots[:, :k], cosines[:, :k]
+        short = np.flatnonzero(slots[:, -1] < 0)
+        if len(short) and reach < self.view.node_count + len(self.shortterm):
+            slots[short], cosines[short] = self._nearest_others(
+                queries[short], k, origins[short], reach * _FURTHER
+            )
+        return slots, cosines
 
     def _column(self, graph: NDArray[Scalar], name: str, slots: Slots) -> NDArray[Scalar]:
         return self._gather(graph, self.shortterm.entries[name], slots)

@@ -59,16 +59,16 @@ class ShortTermMemory:
         self._vectors: Floats | None = None
 
     def __len__(self) -> int:
-        return int(self.entries["alive"].sum())
+        return self._end - self._begin
 
     @property
     def entries(self) -> NDArray[np.void]:
-        """The window, oldest first; entries that left it early have ``alive`` False."""
+        """The window, oldest first."""
         return self._entries[self._begin : self._end]
 
     @property
     def keys(self) -> Floats:
-        """Unit keys ``(N, D)`` of the window; those of entries that left are zero."""
+        """Unit keys ``(N, D)`` of the window."""
         return self._keys[self._begin : self._end]
 
     @property
@@ -78,12 +78,11 @@ class ShortTermMemory:
 
     def find(self, ids: Ids) -> Slots:
         """Return the row of each id in the window, -1 where there is none."""
-        held = self.entries
+        held = self.entries["id"]
         if not len(held):
             return np.full(np.shape(ids), -1, np.int64)
-        place = np.minimum(np.searchsorted(held["id"], ids), len(held) - 1)
-        here = (held["id"][place] == ids) & held["alive"][place]
-        return np.where(here, place, -1)
+        place = np.minimum(np.searchsorted(held, ids), len(held) - 1)
+        return np.where(held[place] == ids, place, -1)
 
     def append(self, entries: NDArray[np.void], keys: Floats, vectors: Floats | None) -> None:
         """Add provisional concepts with ids above all those held.
@@ -101,10 +100,10 @@ class ShortTermMemory:
         rows = slice(self._end, self._end + len(entries))
         self._entries[rows] = entries
         self._keys[rows] = keys[-self.capacity :]
-        if vectors is not None:
-            if self._vectors is None:
-                self._vectors = np.zeros_like(self._keys)
-            self._vectors[rows] = vectors[-self.capacity :]
+        if self._vectors is None and vectors is not None:
+            self._vectors = np.zeros_like(self._keys)
+        if self._vectors is not None:
+            self._vectors[rows] = 0 if vectors is None else vectors[-self.capacity :]
         self._end += len(entries)
         self._begin = max(self._begin, self._end - self.capacity)
 
@@ -124,21 +123,23 @@ class ShortTermMemory:
 
     def remove(self, ids: Ids) -> None:
         """Take concepts out of the window; ids that it does not hold are ignored."""
-        rows = self.find(ids)
-        rows = rows[rows >= 0]
-        self.entries["alive"][rows] = False
-        self.keys[rows] = 0
+        kept = ~np.isin(self.entries["id"], ids)
+        left = int(kept.sum())
+        for column in (self.entries, self.keys, self.vectors):
+            if column is not None:
+                column[:left] = column[kept]
+        self._end = self._begin + left
 
     def clear(self) -> None:
         """Forget every entry."""
         self._begin = self._end
 
     def dump(self, without: Ids) -> dict[str, bytes]:
-        """Return the live entries, but for some ids, as the columns of the short-term table."""
-        alive = self.entries["alive"] & ~np.isin(self.entries["id"], without)
-        columns = {"entries": self.entries[alive].tobytes(), "keys": self.keys[alive].tobytes()}
+        """Return the entries, but for those of some ids, as the columns of the short-term table."""
+        kept = ~np.isin(self.entries["id"], without)
+        columns = {"entries": self.entries[kept].tobytes(), "keys": self.keys[kept].tobytes()}
         if self.vectors is not None:
-            columns["vectors"] = self.vectors[alive].tobytes()
+            columns["vectors"] = self.vectors[kept].tobytes()
         return columns
 
     def load(self, columns: Mapping[str, bytes]) -> None:
@@ -147,19 +148,20 @@ class ShortTermMemory:
         Provisional concepts are a cache of recent experience: a release that stores them in
         another form may drop them.
         """
-        entries = np.frombuffer(columns.get("entries", b""), np.uint8)
-        keys = np.frombuffer(columns.get("keys", b""), np.uint8)
-        count, rest = divmod(entries.size, ENTRY.itemsize)
-        if rest or keys.size != count * self.vector_dim * 4 or not count:
+        table = columns.get("entries", b"")
+        count, rest = divmod(len(table), ENTRY.itemsize)
+        keys = self._stored_rows(columns.get("keys"), count)
+        vectors = self._stored_rows(columns.get("vectors"), count)
+        if rest or keys is None or (vectors is None and "vectors" in columns):
             return
-        vectors = columns.get("vectors")
-        self.append(
-            entries.view(ENTRY),
-            keys.view(np.float32).reshape(count, self.vector_dim),
-            None
-            if vectors is None
-            else np.frombuffer(vectors, np.float32).reshape(count, self.vector_dim),
-        )
+        entries = np.frombuffer(table, ENTRY)
+        if (entries["id"][1:] > entries["id"][:-1]).all():
+            self.append(entries, keys, vectors)
+
+    def _stored_rows(self, column: bytes | None, count: int) -> Floats | None:
+        if column is None or len(column) != count * self.vector_dim * 4:
+            return None
+        return np.frombuffer(column, np.float32).reshape(count, self.vector_dim)
 
     def _make_room(self, count: int) -> None:
         """Slide the window to the front of the arrays where ``count`` more would not fit."""

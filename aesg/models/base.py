@@ -60,6 +60,7 @@ class AESGModel(nn.Module):
         super().__init__()
         self.memory = memory
         self.memory_enabled = True
+        self.trunk_frozen = False
 
     def observe(self, targets: Tensor) -> None:
         """Tell the memory what really came, after a forward pass and before `update_topology`.
@@ -76,6 +77,29 @@ class AESGModel(nn.Module):
     def memory_parameters(self) -> list[nn.Parameter]:
         """Return the parameters through which the memory speaks; the rest is the trunk."""
         return list(self.memory.parameters())
+
+    def freeze_trunk(self, frozen: bool = True) -> None:
+        """Leave only the memory's parameters trainable, or make all of them so again.
+
+        For training in two stages: the network alone first (`without_memory`), then the way in
+        which it uses the memory. The network without its memory stays exactly what it was, and
+        the hidden states that queries are made from do not drift. A frozen trunk runs without
+        dropout.
+        """
+        spoken = {id(parameter) for parameter in self.memory_parameters()}
+        for parameter in self.parameters():
+            parameter.requires_grad_(not frozen or id(parameter) in spoken)
+        self.trunk_frozen = frozen
+        self.train(self.training)
+
+    def train(self: Model, mode: bool = True) -> Model:
+        """Set training mode; see `torch.nn.Module.train`."""
+        super().train(mode)
+        if self.trunk_frozen:
+            for module in self.modules():
+                if isinstance(module, nn.Dropout):
+                    module.eval()
+        return self
 
     @contextmanager
     def without_memory(self) -> Iterator[None]:

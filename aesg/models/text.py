@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aesg.errors import AESGConfigError
+from aesg.errors import AESGConfigError, AESGTrainingError
 from aesg.learning import UNKNOWN
 from aesg.memory import AESGMemory
 from aesg.models.base import TEXT_SIZES, AESGModel, Size, check_positive, make_memory
@@ -129,36 +129,87 @@ class AESGDecoderLM(AESGModel):
 
         Parameters
         ----------
-        tokens : (B, T) int64 tensor
+        tokens : (B, T) integer tensor
             In ``0 .. vocab_size - 1``.
 
         Returns
         -------
         (B, T, V) tensor
+
+        Raises
+        ------
+        AESGTrainingError
+            If the tokens are of another type or shape, or out of range.
         """
-        hidden = self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim)  # (B, T, H)
-        hidden = self.dropout(hidden + _positions(hidden))
-        for block in self.blocks:
-            hidden = block.attend(hidden)
-            if block is not self.blocks[-1]:
-                hidden = block.transform(hidden)
+        tokens = self._checked(tokens)
+        hidden = self._encoded(tokens)
         query = self.memory_attention.query(hidden)
         if not self._uses_memory():
-            return self._logits(self.blocks[-1].transform(hidden)).log_softmax(-1)
-        outcomes = F.pad(tokens[:, 1:], (0, 1), value=UNKNOWN)
+            return self._logits(self._last.transform(hidden)).log_softmax(-1)
+        outcomes = F.pad(tokens[:, 1:], (0, 1), value=UNKNOWN)  # the input says what came next
         context = self.memory.recall(
             query, outcomes=outcomes, top_k=self.memory_attention.top_k, origins=_origins(tokens)
         )
         hidden = self.memory_attention(hidden, context, self.embedding.weight)
-        hidden = self.blocks[-1].transform(hidden)
+        hidden = self._last.transform(hidden)
         log_probs: Tensor = self.mixture(self._logits(hidden), hidden, context)
         self.memory.defer(context, outcomes, log_probs)
         return log_probs
 
+    def queries(self, tokens: Tensor) -> Tensor:
+        """Return the query that each position puts to the memory.
+
+        Parameters
+        ----------
+        tokens : (B, T) integer tensor
+
+        Returns
+        -------
+        (B, T, D) tensor
+
+        Raises
+        ------
+        AESGTrainingError
+            As for `forward`.
+        """
+        return self.memory_attention.query(self._encoded(self._checked(tokens)))
+
+    def _encoded(self, tokens: Tensor) -> Tensor:
+        """Return the hidden states behind the last self-attention, ``(B, T, H)``."""
+        hidden = self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim)
+        hidden = self.dropout(hidden + _positions(hidden))
+        for block in self.blocks[:-1]:
+            hidden = block(hidden)
+        return self._last.attend(hidden)
+
+    @property
+    def _last(self) -> _Block:
+        return cast(_Block, self.blocks[-1])
+
+    def _checked(self, tokens: Tensor) -> Tensor:
+        """Return tokens as int64, so that their origin does not depend on the type they came in."""
+        dtype = tokens.dtype
+        integer = not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+        if tokens.ndim != 2 or not integer or not tokens.numel():
+            raise AESGTrainingError(
+                f"Tokens: expected integers of shape (batch, time), at least one of each, "
+                f"got {dtype} of shape {tuple(tokens.shape)}"
+            )
+        tokens = tokens.long()
+        least, most = (int(bound) for bound in tokens.aminmax())
+        if least < 0 or most >= self.vocab_size:
+            raise AESGTrainingError(
+                f"Token out of range: expected 0 to {self.vocab_size - 1}, "
+                f"got {least if least < 0 else most}"
+            )
+        return tokens
+
     def _uses_memory(self) -> bool:
         if not self.memory_enabled:
             return False
-        return not self.training or float(torch.rand(())) >= self.memory_dropout
+        if not self.training or self.trunk_frozen:  # a frozen trunk cannot come to lean on it
+            return True
+        return float(torch.rand(())) >= self.memory_dropout
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return F.linear(self.norm(hidden), self.embedding.weight)
@@ -181,6 +232,10 @@ class _Block(nn.Module):
         )
         self.dropout = nn.Dropout(_DROPOUT)
 
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Both halves, ``(B, T, H)``."""
+        return self.transform(self.attend(hidden))
+
     def attend(self, hidden: Tensor) -> Tensor:
         """Causal self-attention, ``(B, T, H)``."""
         batch, time, width = hidden.shape
@@ -188,12 +243,12 @@ class _Block(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, nhead, T, H / nhead) each
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         update: Tensor = self.attention_out(mixed.transpose(1, 2).reshape(batch, time, width))
-        return hidden + self.dropout(update)
+        return hidden + cast(Tensor, self.dropout(update))
 
     def transform(self, hidden: Tensor) -> Tensor:
         """Position-wise feed-forward network, ``(B, T, H)``."""
         update: Tensor = self.feed_forward(self.transform_norm(hidden))
-        return hidden + self.dropout(update)
+        return hidden + cast(Tensor, self.dropout(update))
 
 
 def _positions(hidden: Tensor) -> Tensor:

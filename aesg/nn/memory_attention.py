@@ -68,7 +68,7 @@ class MemoryAttention(nn.Module):
         context : RetrievedContext
             Of the queries of ``hidden``.
         values : (V, H) tensor
-            Embedding of integer values.
+            Embedding of integer values; concepts with any other value add nothing.
 
         Returns
         -------
@@ -79,7 +79,9 @@ class MemoryAttention(nn.Module):
             return hidden
         flat = context.weights.flatten(0, -2)  # (N, K)
         ids = context.value_ids.view(flat.shape)
-        weights = flat.masked_fill(ids < 0, 0.0).to(values.dtype)
-        read = F.embedding_bag(ids.clamp_min(0), values, per_sample_weights=weights, mode="sum")
+        embedded = (ids >= 0) & (ids < len(values))
+        weights = flat.masked_fill(~embedded, 0.0).to(values.dtype)
+        ids = ids.masked_fill(~embedded, 0)
+        read = F.embedding_bag(ids, values, per_sample_weights=weights, mode="sum")
         update: Tensor = self.inject(read).view(hidden.shape)
         return hidden + update

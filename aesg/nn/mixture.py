@@ -16,10 +16,9 @@ class MemoryMixture(nn.Module):
     """``p = (1 - g) p_model + g p_memory``, where ``p_memory`` is attention over integer values.
 
     The attention that went to the null slot, to the virtual concept and to concepts without an
-    integer value stays with the model. The gate ``g`` sees the hidden state, the best similarity,
-    the peaks of both distributions, their agreement and the age of what is attended to, and starts
-    near closed. Mixing as in
-    Khandelwal et al., 2020, "Generalization through memorization", with a learned gate.
+    integer value below ``V`` stays with the model. The gate ``g`` sees the hidden state, the best
+    similarity, the peaks of both distributions, their agreement and the age of what is attended to,
+    and starts near closed. Mixing as in Khandelwal et al., 2020, "Generalization through memorization", with a learned gate.
 
     Parameters
     ----------
@@ -51,9 +50,10 @@ class MemoryMixture(nn.Module):
         log_model = logits.log_softmax(-1)
         ids = context.value_ids
         if not ids.shape[-1]:
-            return log_model
-        weights = context.weights.masked_fill(ids < 0, 0.0)
-        ids = ids.clamp_min(0)
+            return log_model + 0 * self.gate.bias  # still differentiable where the rest is frozen
+        expressible = (ids >= 0) & (ids < logits.shape[-1])
+        weights = context.weights.masked_fill(~expressible, 0.0)
+        ids = ids.masked_fill(~expressible, 0)
         shares, first = _summed_by_value(ids, weights)
         at_values = log_model.gather(-1, ids)  # (..., K)
         gate = self._gate(log_model, at_values, hidden, context, shares)  # (..., 1)

@@ -8,6 +8,9 @@ multiplies on dense graphs until the seeds fall out of the result (the fan effec
 
 Activations are summed as integers, so that the result does not depend on the order of summation,
 on the other queries of the batch or on the number of threads.
+
+Inside, a concept is known by its *place*, its rank by concept id, and an active (query, concept)
+pair is one integer, ``query * width + place``: sorting by pair then breaks every tie as documented.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ from storage_backends.types import Floats, Ids
 
 #: Units of one whole activation. Float64 holds every sum that occurs exactly (below 2**53).
 _ONE = float(2**32)
+
+#: Queries that are spread together: enough to make numpy worth it, few enough for the cache.
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,8 @@ class Spreading:
     activations : (N, K) float32
         Zero where padded.
     parents : (N, K) int64
-        The slot that first sent activation here; -1 for a seed and where padded.
+        The slot that first sent activation here (the one that sent most, then the one of the
+        lowest concept id); -1 for a seed and where padded.
     """
 
     slots: Slots
@@ -73,12 +80,26 @@ class Spreading:
 
 
 @dataclass(frozen=True)
-class _Active:
-    """Active (query, slot) pairs, sorted by pair and without repeats."""
+class _Graph:
+    """Where activation travels."""
 
-    pair: Slots  # query * slots + slot
+    adjacency: Adjacency
+    regions: NDArray[np.uint32]
+    slot_of: Slots  # by place
+    place_of: Slots  # by slot
+
+    @property
+    def width(self) -> int:
+        return max(len(self.slot_of), 1)
+
+
+@dataclass(frozen=True)
+class _Active:
+    """Active pairs, ascending and without repeats."""
+
+    pair: Slots
     units: Slots  # activation in units of 1 / _ONE
-    parent: Slots
+    parent: Slots  # place
 
 
 def spread(
@@ -107,72 +128,112 @@ def spread(
     settings : Spread
     top : int
         Slots to return for each query.
+
+    Returns
+    -------
+    Spreading
     """
-    width = max(len(ids), 1)
-    active = _seeded(seeds, activations, width)
-    if settings.hops and adjacency.edge_count:
-        favoured = _dominant_regions(active, regions, width, len(seeds))
+    slot_of = np.argsort(ids, kind="stable")
+    place_of = np.empty_like(slot_of)
+    place_of[slot_of] = np.arange(len(ids))
+    graph = _Graph(adjacency, regions, slot_of, place_of)
+    blocks = [
+        _spread_block(
+            graph, seeds[begin : begin + _BLOCK], activations[begin : begin + _BLOCK], settings, top
+        )
+        for begin in range(0, max(len(seeds), 1), _BLOCK)
+    ]
+    return Spreading(
+        np.concatenate([block.slots for block in blocks]),
+        np.concatenate([block.activations for block in blocks]),
+        np.concatenate([block.parents for block in blocks]),
+    )
+
+
+def _spread_block(
+    graph: _Graph, seeds: Slots, activations: Floats, settings: Spread, top: int
+) -> Spreading:
+    active = _seeded(graph, seeds, activations)
+    if settings.hops and graph.adjacency.edge_count:
+        favoured = _dominant_regions(graph, active, len(seeds))
         arrived = active
         for _ in range(settings.hops):
-            arrived = _sent(adjacency, arrived, regions, favoured, settings, width)
+            arrived = _sent(graph, arrived, favoured, settings)
             if not len(arrived.pair):
                 break
-            active = _merged([active, arrived])
-    return _strongest(active, ids, width, len(seeds), top)
+            active = _with_arrived(active, arrived)
+    return _strongest(graph, active, len(seeds), top)
 
 
-def _seeded(seeds: Slots, activations: Floats, width: int) -> _Active:
+def _seeded(graph: _Graph, seeds: Slots, activations: Floats) -> _Active:
     query, column = np.nonzero(seeds >= 0)
-    pair = query * width + seeds[query, column]
+    pair = query * graph.width + graph.place_of[seeds[query, column]]
     units = np.floor(activations[query, column].astype(np.float64) * _ONE).astype(np.int64)
-    return _merged([_Active(pair, units, np.full(len(pair), -1, np.int64))])
+    order = np.argsort(pair, kind="stable")
+    first = _first_of_runs(pair[order])
+    total = np.add.reduceat(units[order], first) if len(first) else units
+    return _Active(pair[order][first], total, np.full(len(first), -1, np.int64))
 
 
 def _sent(
-    adjacency: Adjacency,
-    active: _Active,
-    regions: NDArray[np.uint32],
-    favoured: NDArray[np.uint32],
-    settings: Spread,
-    width: int,
+    graph: _Graph, active: _Active, favoured: NDArray[np.uint32], settings: Spread
 ) -> _Active:
     """Return what the active pairs send along their out-edges in one hop."""
-    query, slot = np.divmod(active.pair, width)
-    owner, edges = adjacency.expand(slot)
+    query, place = np.divmod(active.pair, graph.width)
+    owner, edges = graph.adjacency.expand(graph.slot_of[place])
     followed = (edges["kind"] & np.uint32(settings.kinds)) != 0
-    owner, edges = owner[followed], edges[followed]
-    target: Slots = edges["target"]
+    if not followed.all():
+        owner, edges = owner[followed], edges[followed]
     share = strengths(edges).astype(np.float64)
     if settings.region_multiplier != 1.0:
-        region = regions[target]
+        region = graph.regions[edges["target"]]
         inside = (region != 0) & (region == favoured[query[owner]])
         share = np.where(inside, share * settings.region_multiplier, share)
-    share /= np.maximum(np.bincount(owner, share, len(slot)), 1.0)[owner]
+    share /= np.maximum(np.bincount(owner, share, len(place)), 1.0)[owner]
     units = np.floor(active.units[owner] * (settings.decay * share)).astype(np.int64)
     loud = units >= settings.floor * _ONE
-    owner = owner[loud]
-    return _merged([_Active(query[owner] * width + target[loud], units[loud], slot[owner])])
+    owner, target = owner[loud], graph.place_of[edges["target"][loud]]
+    return _summed(query[owner] * graph.width + target, units[loud], place[owner])
 
 
-def _merged(parts: list[_Active]) -> _Active:
-    """Add the activations of equal pairs; the parent is that of the earliest, then strongest."""
-    pair = np.concatenate([part.pair for part in parts])
-    units = np.concatenate([part.units for part in parts])
-    parent = np.concatenate([part.parent for part in parts])
-    stage = np.repeat(np.arange(len(parts)), [len(part.pair) for part in parts])
-    order = np.lexsort((parent, -units, stage, pair))
-    pair, parent = pair[order], parent[order]
-    first = np.flatnonzero(np.r_[True, pair[1:] != pair[:-1]]) if len(pair) else order
-    total = np.add.reduceat(units[order], first) if len(pair) else units
-    return _Active(pair[first], total, parent[first])
+def _summed(pair: Slots, units: Slots, parent: Slots) -> _Active:
+    """Add the activations of equal pairs, which come by ascending parent.
+
+    The parent that stays is the one that sent most, of several the first.
+    """
+    if not len(pair):
+        return _Active(pair, units, parent)
+    # Sorting pair and position as one number is several times faster than a stable argsort.
+    pair, order = np.divmod(np.sort(pair * len(pair) + np.arange(len(pair))), len(pair))
+    units, parent = units[order], parent[order]
+    first = _first_of_runs(pair)
+    run = np.repeat(np.arange(len(first)), np.diff(first, append=len(pair)))
+    most = np.flatnonzero(units == np.maximum.reduceat(units, first)[run])
+    chosen = most[_first_of_runs(run[most])]
+    return _Active(pair[first], np.add.reduceat(units, first), parent[chosen])
 
 
-def _dominant_regions(
-    active: _Active, regions: NDArray[np.uint32], width: int, queries: int
-) -> NDArray[np.uint32]:
+def _with_arrived(active: _Active, arrived: _Active) -> _Active:
+    """Add what arrived to what was there; a concept that was active keeps its parent."""
+    pair = np.concatenate([active.pair, arrived.pair])
+    order = np.argsort(pair, kind="stable")  # two ascending runs: merged in linear time
+    first = _first_of_runs(pair[order])
+    units = np.concatenate([active.units, arrived.units])[order]
+    parent = np.concatenate([active.parent, arrived.parent])[order]
+    return _Active(pair[order][first], np.add.reduceat(units, first), parent[first])
+
+
+def _first_of_runs(values: Slots) -> Slots:
+    """Return where each run of equal values begins."""
+    begins = np.ones(len(values), np.bool_)
+    begins[1:] = values[1:] != values[:-1]
+    return np.flatnonzero(begins)
+
+
+def _dominant_regions(graph: _Graph, active: _Active, queries: int) -> NDArray[np.uint32]:
     """Return the region that holds most of each query's seed activation; 0 where none does."""
-    query, slot = np.divmod(active.pair, width)
-    region = regions[slot]
+    query, place = np.divmod(active.pair, graph.width)
+    region = graph.regions[graph.slot_of[place]]
     favoured = np.zeros(queries, np.uint32)
     inside = region != 0
     if inside.any():
@@ -185,18 +246,34 @@ def _dominant_regions(
     return favoured
 
 
-def _strongest(active: _Active, ids: Ids, width: int, queries: int, top: int) -> Spreading:
-    query, slot = np.divmod(active.pair, width)
-    order = np.lexsort((ids[slot], -active.units, query))
-    query, slot = query[order], slot[order]
-    begins = np.searchsorted(query, np.arange(queries))
-    rank = np.arange(len(query)) - begins[query]
-    kept = rank < top
-    place = (query[kept], rank[kept])
+def _strongest(graph: _Graph, active: _Active, queries: int, top: int) -> Spreading:
+    query, place = np.divmod(active.pair, graph.width)
+    kept = _contenders(query, active.units, queries, top)
+    query, place, units, parent = query[kept], place[kept], active.units[kept], active.parent[kept]
+    order = np.lexsort((place, -units, query))
+    order = order[_rank(query[order]) < top]
+    cell = (query[order], _rank(query[order]))
     slots = np.full((queries, top), -1, np.int64)
     parents = np.full((queries, top), -1, np.int64)
     activations = np.zeros((queries, top), np.float32)
-    slots[place] = slot[kept]
-    parents[place] = active.parent[order][kept]
-    activations[place] = active.units[order][kept] / _ONE
+    slots[cell] = graph.slot_of[place[order]]
+    parents[cell] = np.where(parent[order] >= 0, graph.slot_of[parent[order]], -1)
+    activations[cell] = units[order] / _ONE
     return Spreading(slots, activations, parents)
+
+
+def _contenders(query: Slots, units: Slots, queries: int, top: int) -> Slots:
+    """Return the positions of at least the ``top`` strongest of each query, without sorting."""
+    rank = _rank(query)
+    longest = int(rank.max(initial=-1)) + 1
+    if longest <= top:
+        return np.arange(len(query))
+    table = np.zeros((queries, longest), np.int64)
+    table[query, rank] = units
+    least = np.partition(table, longest - top, axis=1)[:, longest - top]
+    return np.flatnonzero(units >= least[query])
+
+
+def _rank(query: Slots) -> Slots:
+    """Return the position of each entry within its query; ``query`` ascends."""
+    return np.arange(len(query)) - np.searchsorted(query, query)

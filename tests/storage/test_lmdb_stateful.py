@@ -13,8 +13,8 @@ from storage_backends.lmdb_store import LMDBStore
 from tests.storage.place import Opener
 from tests.storage.stateful import StoreMachine
 
-SHORT = settings(max_examples=50, stateful_step_count=20, deadline=None)
-LONG = settings(max_examples=1000, stateful_step_count=50, deadline=None)
+SHORT = settings(max_examples=30, stateful_step_count=15, deadline=None)
+LONG = settings(max_examples=200, stateful_step_count=40, deadline=None)
 
 
 class LMDBMachine(StoreMachine):

@@ -1,0 +1,42 @@
+"""Adaptive External Semantic Graph: a persistent memory for PyTorch models.
+
+>>> from aesg import AESGDecoderLM, AESGTrainer
+>>> model = AESGDecoderLM.small(vocab_size=10_000)
+>>> trainer = AESGTrainer(model)
+>>> trainer.fit(data, epochs=5)
+"""
+
+from __future__ import annotations
+
+from aesg.config import AESGConfig
+from aesg.context import RetrievedContext
+from aesg.errors import (
+    AESGConfigError,
+    AESGError,
+    AESGMemoryError,
+    AESGNavigationError,
+    AESGStorageError,
+    AESGTrainingError,
+)
+from aesg.memory import AESGMemory
+from aesg.models import AESGDecoderLM
+from aesg.modes import MemoryMode
+from aesg.trainer import AESGTrainer
+
+__version__ = "4.0.0.dev1"
+
+__all__ = [
+    "AESGConfig",
+    "AESGConfigError",
+    "AESGDecoderLM",
+    "AESGError",
+    "AESGMemory",
+    "AESGMemoryError",
+    "AESGNavigationError",
+    "AESGStorageError",
+    "AESGTrainer",
+    "AESGTrainingError",
+    "MemoryMode",
+    "RetrievedContext",
+    "__version__",
+]

@@ -1,0 +1,194 @@
+"""A handle on a memory directory: its mode, and how it is opened, shared, copied and closed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.utils.data import get_worker_info
+
+from aesg import binding
+from aesg._seam import storage_errors
+from aesg.config import AESGConfig
+from aesg.errors import AESGMemoryError
+from aesg.history import EvolutionLog
+from aesg.memory_stats import NoveltyRates, StorageInfo
+from aesg.modes import PERMISSIONS, MemoryMode, Permissions
+from aesg.state import MemoryState
+from aesg.validation import validate
+from storage_backends.types import Records
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+DEFAULT_DIRECTORY = "./aesg_memory"
+
+
+class MemoryHandle(nn.Module):
+    """What `AESGMemory` is apart from retrieval and learning; opened by `_bind`.
+
+    Parameters
+    ----------
+    directory : str or path, optional
+    config : AESGConfig, optional
+        Validated here.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str] | None, config: AESGConfig | None) -> None:
+        super().__init__()
+        config = AESGConfig() if config is None else config
+        validate(config)
+        logging.getLogger("aesg").setLevel(config.log_level)
+        self.config = config
+        self.directory = resolved(directory or config.storage_directory or DEFAULT_DIRECTORY)
+        self._mode = MemoryMode.parse(config.memory_mode)
+        self._bound: binding.Bound | None = None
+        self._reader_in: int | None = None  # process that this handle came to through a fork
+        self._closed = False
+
+    @property
+    def mode(self) -> MemoryMode:
+        """What the memory may do."""
+        return self._mode
+
+    @property
+    def vector_dim(self) -> int:
+        """Width of queries, keys and vector values."""
+        return self.config.vector_dim
+
+    @property
+    def storage(self) -> StorageInfo:
+        """Counts and health of what is stored; commits what is born or linked first."""
+        return StorageInfo(self._committed().engine)
+
+    @property
+    def logger(self) -> EvolutionLog:
+        """The evolution log."""
+        return EvolutionLog(self._events)
+
+    @property
+    def rates(self) -> NoveltyRates:
+        """How much of what the memory met was new to it, since this process opened it."""
+        return self._state.rates
+
+    @property
+    def provisional_count(self) -> int:
+        """Number of provisional concepts in short-term memory."""
+        return self._state.provisional_count
+
+    def set_mode(self, mode: str | MemoryMode) -> None:
+        """Change what the memory may do.
+
+        A handle of a memory that the parent process writes stays a reader in a forked process, and
+        every handle does in a data worker: there the mode changes, and learning does nothing.
+
+        Raises
+        ------
+        AESGMemoryError
+            If there is no such mode.
+        AESGStorageError
+            If the mode writes, the memory was opened read-only, and another process is its writer.
+        """
+        wanted = MemoryMode.parse(mode)
+        if wanted is not MemoryMode.INFERENCE and self._state.read_only and not self._bystander:
+            self._bind(read_only=False)
+        self._mode = wanted
+
+    def save(self) -> None:
+        """Write everything that is new; durable when the call returns."""
+        state = self._state
+        with state.lock, storage_errors(f"save memory '{self.directory}'"):
+            state.save()
+
+    def refresh(self) -> bool:
+        """Take in what the writing process has committed; True if there was anything."""
+        with storage_errors(f"read memory '{self.directory}'"):
+            return self._state.refresh()
+
+    def close(self) -> None:
+        """Save, and let go of the directory; the last handle of the process closes it.
+
+        A second call does nothing.
+        """
+        bound, self._bound, self._closed = self._bound, None, True
+        if bound is not None and not bound.inherited:
+            bound.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the handle without what belongs to this process; a copy opens for itself."""
+        return {**self.__dict__, "_bound": None, "_closed": False}
+
+    @property
+    def _permissions(self) -> Permissions:
+        """What mode and handle allow together."""
+        return PERMISSIONS[MemoryMode.INFERENCE if self._state.read_only else self._mode]
+
+    @property
+    def _state(self) -> MemoryState:
+        """The shared state, opened where this process has not done so."""
+        if self._closed:
+            raise AESGMemoryError(
+                f"The memory '{self.directory}' was closed through this handle: "
+                f"open it again with AESGMemory({str(self.directory)!r})"
+            )
+        bound = self._bound
+        if bound is not None and bound.inherited:
+            if not bound.state.read_only:
+                self._reader_in = os.getpid()  # the writer lock stays with the parent process
+            bound = None
+        if bound is None:
+            bound = self._bind(read_only=self._reads_only())
+        elif bound.state.vector_dim != self.vector_dim:
+            bound.state.adopt(self.config)
+        return bound.state
+
+    @property
+    def _bystander(self) -> bool:
+        """Whether this handle cannot become a writer in this process."""
+        return self._reader_in == os.getpid() or get_worker_info() is not None
+
+    def _reads_only(self) -> bool:
+        if self._mode is not MemoryMode.INFERENCE:
+            return self._bystander
+        return binding.exists(self.directory)
+
+    def _bind(self, *, read_only: bool) -> binding.Bound:
+        earlier, self._bound = self._bound, None
+        if earlier is not None and not earlier.inherited:
+            earlier.release()
+        bound = binding.Bound(self, self.directory, self.config, read_only=read_only)
+        self._bound = bound
+        return bound
+
+    def _committed(self) -> MemoryState:
+        """Return the state with nothing born or linked left to commit, and its store open."""
+        state = self._state
+        with state.lock, storage_errors(f"write to memory '{self.directory}'"):
+            state.commit_waiting()
+            state.revive()
+        return state
+
+    def _events(self) -> Records:
+        state = self._committed()
+        with storage_errors(f"read memory '{self.directory}'"):
+            return state.engine.store.events()
+
+
+def resolved(directory: str | os.PathLike[str]) -> Path:
+    """Return the one path of a directory, however it is written."""
+    return Path(os.path.realpath(directory))

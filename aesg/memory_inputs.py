@@ -1,0 +1,184 @@
+"""Checks what users hand to a memory, and returns it as arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aesg.errors import AESGMemoryError, AESGNavigationError
+from aesg.learning import UNKNOWN
+from aesg.reading import Queries
+from storage_backends.types import Floats, Ids, ValueKind
+
+#: Lengths of vectors between which squares are exact enough in float32. A shorter vector has no
+#: direction and counts as zero.
+_LONGEST = 1e18
+_SHORTEST = 1e-18
+
+
+def check_top_k(top_k: int) -> None:
+    """Raise `AESGNavigationError` unless ``top_k`` is an integer of at least 1."""
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        raise AESGNavigationError(f"top_k: expected an integer >= 1, got {top_k!r}")
+
+
+def queries_of(
+    query: Tensor, vector_dim: int, outcomes: Tensor | None, origins: Tensor | None
+) -> Queries:
+    """Return queries, and what is known about them, as arrays.
+
+    Parameters
+    ----------
+    query : (..., D) float tensor
+    vector_dim : int
+        The width ``D`` of the memory.
+    outcomes : (...) integer tensor or None
+    origins : integer tensor or None
+        One for each sequence: for each query of ``(N, D)``, for each row of ``(B, T, D)``.
+
+    Raises
+    ------
+    AESGNavigationError
+        If types or shapes do not fit, or a query is not finite.
+    """
+    raw, norms = _vectors("Query", query, vector_dim)
+    time = query.shape[-2] if query.ndim > 2 else 1
+    sequences = (math.prod(query.shape[:-2] if query.ndim > 2 else query.shape[:-1]), time)
+    unit: Floats = np.divide(raw, np.where(norms > 0, norms, 1)[:, None], dtype=np.float32)
+    unit[norms == 0] = 0
+    came = None if outcomes is None else _outcomes(outcomes, sequences)
+    return Queries(unit, norms, sequences, _origins(origins, sequences[0]), came)
+
+
+def keys_of(
+    keys: Tensor | NDArray[np.floating[Any]], vector_dim: int, origins: Tensor | None
+) -> tuple[Floats, Ids]:
+    """Return the keys given to `AESGMemory.remember`, ``(N, D)`` float32, and their origins.
+
+    Raises
+    ------
+    AESGNavigationError
+        If types or shapes do not fit, or a key is not finite.
+    """
+    if isinstance(keys, np.ndarray) and keys.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # what float32 cannot hold is reported below
+            keys = torch.from_numpy(np.array(keys, np.float32))
+    if isinstance(keys, Tensor) and keys.ndim > 2:
+        raise AESGNavigationError(
+            f"Keys of wrong shape: expected (N, {vector_dim}), got {tuple(keys.shape)}"
+        )
+    raw, norms = _vectors("Key", keys, vector_dim)
+    kept = np.where(norms[:, None] > 0, raw, np.float32(0))  # a copy: the tensor is the caller's
+    return kept, _origins(origins, len(raw))
+
+
+def values_of(
+    values: Tensor | NDArray[Any] | Sequence[int] | None, count: int, dim: int
+) -> tuple[ValueKind, NDArray[np.int64], Floats | None]:
+    """Return kind and columns of the values given to `AESGMemory.remember`.
+
+    Raises
+    ------
+    AESGMemoryError
+        If they are neither ``count`` integers from 0 on nor finite floats ``(count, dim)``.
+    """
+    none = np.zeros(count, np.int64)
+    if values is None:
+        return ValueKind.KEY, none, None
+    given = _array(values)
+    if not count and not given.size:
+        return ValueKind.KEY, none, None
+    if given.dtype.kind in "iu" and given.size == count and given.shape in ((count,), ()):
+        if int(given.min()) >= 0 and int(given.max()) < 2**63:
+            return ValueKind.INTEGER, given.reshape(count).astype(np.int64), None
+    elif given.dtype.kind == "f" and given.shape in _vector_shapes(count, dim):
+        with np.errstate(over="ignore"):  # what float32 cannot hold is reported below
+            vectors = given.reshape(count, dim).astype(np.float32)
+        if np.isfinite(vectors).all():
+            return ValueKind.VECTOR, none, vectors
+    raise AESGMemoryError(
+        f"values: expected {count} integers >= 0, or finite floats of shape ({count}, {dim}), "
+        f"got {given.dtype} of shape {given.shape}{_extremes(given)}"
+    )
+
+
+def _vector_shapes(count: int, dim: int) -> list[tuple[int, ...]]:
+    return [(1, dim), (dim,)] if count == 1 else [(count, dim)]
+
+
+def _array(values: Any) -> NDArray[Any]:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        array: NDArray[Any] = (values.float() if values.is_floating_point() else values).numpy()
+        return array
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # rows of unequal length
+        raise AESGMemoryError(f"values: expected one array, got {error}") from error
+
+
+def _extremes(given: NDArray[Any]) -> str:
+    if given.dtype.kind not in "iuf" or not given.size:
+        return ""
+    return f" from {given.min()} to {given.max()}"
+
+
+def _vectors(name: str, given: Any, vector_dim: int) -> tuple[Floats, Floats]:
+    """Return vectors ``(N, D)`` and their lengths ``(N,)``, 0 for those without direction."""
+    if not isinstance(given, Tensor) or not given.is_floating_point():
+        got = given.dtype if isinstance(given, Tensor) else type(given).__name__
+        raise AESGNavigationError(f"{name} of wrong type: expected a float tensor, got {got}")
+    if not given.ndim or given.shape[-1] != vector_dim:
+        raise AESGNavigationError(
+            f"{name} of wrong width: expected (..., {vector_dim}), got {tuple(given.shape)}"
+        )
+    flat: Floats = given.detach().reshape(-1, vector_dim).float().cpu().numpy()
+    norms = np.sqrt(np.square(flat, dtype=np.float64).sum(axis=1))
+    good = norms <= _LONGEST  # False for NaN
+    if not good.all():
+        place = int(np.argmin(good))
+        found = "NaN or infinity" if not np.isfinite(norms[place]) else f"length {norms[place]:.3g}"
+        raise AESGNavigationError(
+            f"{name} {place}: expected finite numbers and a length of at most {_LONGEST:.0e}, "
+            f"got {found}"
+        )
+    return flat, np.where(norms >= _SHORTEST, norms, 0).astype(np.float32)
+
+
+def _outcomes(outcomes: Tensor, sequences: tuple[int, int]) -> NDArray[np.int64]:
+    if not _is_integer(outcomes) or outcomes.numel() != math.prod(sequences):
+        raise AESGNavigationError(
+            f"Outcomes do not fit the queries: expected {math.prod(sequences)} integers "
+            f"({UNKNOWN} where not known), got {_kind(outcomes)}"
+        )
+    came: NDArray[np.int64] = outcomes.detach().reshape(sequences).long().cpu().numpy()
+    return came
+
+
+def _origins(origins: Tensor | None, count: int) -> Ids:
+    if origins is None:
+        return np.zeros(count, np.uint64)
+    if not _is_integer(origins) or origins.numel() != count:
+        raise AESGNavigationError(
+            f"Origins do not fit the queries: expected {count} integers, got {_kind(origins)}"
+        )
+    own: Ids = origins.detach().reshape(-1).long().cpu().numpy().view(np.uint64)
+    return own
+
+
+def _is_integer(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and not (
+        tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool
+    )
+
+
+def _kind(tensor: Any) -> str:
+    if not isinstance(tensor, Tensor):
+        return type(tensor).__name__
+    return f"{tensor.dtype} of shape {tuple(tensor.shape)}"

@@ -1,0 +1,70 @@
+"""What a view shows, as plain Python values by concept id: slots differ between equal views."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from storage_backends.types import ValueKind
+from storage_backends.view import View
+from tests.storage.picture import rows
+
+
+def shown(view: View) -> dict[str, Any]:
+    """Return everything that ``view`` shows, after a check of its form."""
+    lengths = {name: len(column) for name, column in _columns(view).items()}
+    assert set(lengths.values()) == {view.size}, lengths
+    live = np.flatnonzero(view.alive)
+    assert sorted(view.ids[live].tolist()) == view.id_map.ids.tolist()
+    assert np.array_equal(view.slots(view.ids[live]), live)
+    assert (view.node_count, view.dead) == (len(live), view.size - len(live))
+    edges = {int(i): rows(view.edges(int(i))) for i in view.ids[live]}
+    assert view.edge_count == sum(map(len, edges.values()))
+    return {
+        "generation": view.generation,
+        "settings": dict(view.settings),
+        "width": view.vector_dim,
+        "concepts": {int(view.ids[slot]): _concept(view, int(slot)) for slot in live},
+        "edges": {source: row for source, row in edges.items() if row},
+    }
+
+
+def frozen(view: View) -> list[tuple[str, Any]]:
+    """Return a copy of every array of ``view``, tombstones included."""
+    held = [(name, column.copy()) for name, column in _columns(view).items()]
+    held += [(name, getattr(view.adjacency, name).copy()) for name in ("start", "count", "pool")]
+    held += [(name, getattr(view.id_map, name).copy()) for name in ("ids", "slots")]
+    return [*held, ("settings", copy.deepcopy(dict(view.settings)))]
+
+
+def assert_unchanged(view: View, before: Sequence[tuple[str, Any]]) -> None:
+    """Assert that ``view`` is what `frozen` once returned of it."""
+    for (name, now), (_, then) in zip(frozen(view), before, strict=True):
+        same = np.array_equal(now, then) if isinstance(then, np.ndarray) else now == then
+        assert same, f"{name} was {then}, is {now}"
+
+
+def _columns(view: View) -> dict[str, Any]:
+    found = {
+        field.name: getattr(view, field.name)
+        for field in fields(view)
+        if isinstance(getattr(view, field.name), np.ndarray)
+    }
+    return found | {"start": view.adjacency.start, "count": view.adjacency.count}
+
+
+def _concept(view: View, slot: int) -> dict[str, Any]:
+    kind = ValueKind(view.value_kinds[slot])
+    vectors = view.value_vectors
+    return {
+        "key": view.keys[slot].tolist(),
+        "norm": float(view.norms[slot]),
+        "kind": kind.name,
+        "integer": int(view.value_ids[slot]),
+        "vector": vectors[slot].tolist() if vectors is not None and kind == 2 else None,
+        "stats": rows(view.stats[slot : slot + 1])[0],
+    }

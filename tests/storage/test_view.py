@@ -1,0 +1,168 @@
+"""Views: what they show, and that a commit never changes one that was handed out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from storage_backends.errors import StoreCorruptError
+from storage_backends.faiss_index import HnswBase
+from storage_backends.types import Contents, WriteBatch
+from storage_backends.view import View
+from tests.storage.build import concepts, edges, ids, stats
+from tests.storage.picture import picture
+from tests.storage.reference_store import Backing, ReferenceStore
+from tests.storage.shown import assert_unchanged, frozen, shown
+from tests.storage.stateful import valid_batches
+
+
+def _store(*batches: WriteBatch) -> ReferenceStore:
+    store = ReferenceStore(Backing())
+    for batch in batches:
+        store.commit(batch)
+    return store
+
+
+def _changes(store: ReferenceStore, since: int) -> Contents:
+    changes = store.changes(since)
+    assert changes is not None
+    return changes
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_following_change_sets_shows_what_a_fresh_load_shows_and_leaves_old_views_alone(
+    data: st.DataObject,
+) -> None:
+    store = ReferenceStore(Backing())
+    view = View.of(store.load())
+    past = [(view, frozen(view))]
+    for _ in range(data.draw(st.integers(1, 6))):
+        for _ in range(data.draw(st.integers(1, 3))):
+            store.commit(data.draw(valid_batches(picture(store))))
+        view = view.advanced(_changes(store, view.generation))
+        assert shown(view) == shown(View.of(store.load()))
+        past.append((view, frozen(view)))
+        if data.draw(st.booleans()):
+            view = view.compacted()
+            assert shown(view) == shown(past[-1][0])
+            assert not view.dead
+    for earlier, copy in past:
+        assert_unchanged(earlier, copy)
+
+
+def test_two_views_grow_from_one_without_disturbing_each_other() -> None:
+    common = WriteBatch(concepts=concepts([1, 2, 3], values="mixed"), edges={1: edges(2, 3)})
+    left = WriteBatch(concepts=concepts([4, 5], values="mixed"), edges={4: edges(1), 1: edges(5)})
+    right = WriteBatch(concepts=concepts([6, 7], seed=9, values="mixed"), edges={7: edges(2)})
+    root = View.of(_store(common).load())
+    stores = [_store(common, batch) for batch in (left, right, left)]
+    grown = [root.advanced(_changes(store, 1)) for store in stores]
+    again = [view.advanced(_changes(s, 1)) for view, s in zip(grown[:1], stores[1:2], strict=True)]
+    for view, store in zip(grown, stores, strict=True):
+        assert shown(view) == shown(View.of(store.load()))
+    assert set(again[0].ids.tolist()) == {1, 2, 3, 4, 5, 6, 7}
+    assert shown(root) == shown(View.of(_store(common).load()))
+
+
+def test_an_advance_that_fails_leaves_the_view_usable() -> None:
+    first = WriteBatch(concepts=concepts([1, 2]), edges={1: edges(2)})
+    store = _store(first, WriteBatch(concepts=concepts([3, 4]), edges={3: edges(4), 2: edges(3)}))
+    view = View.of(_store(first).load())
+    whole = _changes(store, 1)
+    broken = replace(whole, edge_sources=ids(2, 60))
+    with pytest.raises(StoreCorruptError, match="60"):
+        view.advanced(broken)
+    assert shown(view) == shown(View.of(_store(first).load()))
+    assert shown(view.advanced(whole)) == shown(View.of(store.load()))
+
+
+@pytest.mark.parametrize("again", [[1, 2], [2], [3]])
+def test_an_emptied_memory_takes_another_width_even_under_the_same_ids(again: list[int]) -> None:
+    wide = concepts(again, dim=7, values="vector")
+    links = {2: edges(1)} if again == [1, 2] else {}
+    store = _store(
+        WriteBatch(concepts=concepts([1, 2], dim=3, values="vector"), edges={1: edges(2)}),
+        WriteBatch(deleted=ids(1, 2), concepts=wide, edges=links),
+    )
+    view = View.of(store.load())
+    start = View.of(_store(WriteBatch(concepts=concepts([1, 2], dim=3))).load())
+    assert view.vector_dim == 7
+    assert shown(start.advanced(_changes(store, 1))) == shown(view)
+
+
+def test_a_memory_without_concepts_has_no_width_and_finds_nothing() -> None:
+    store = _store(WriteBatch(concepts=concepts([1])), WriteBatch(deleted=ids(1)))
+    for view in (
+        View.of(_store().load()),
+        View.of(_store(WriteBatch(concepts=concepts([1]))).load()).advanced(_changes(store, 1)),
+    ):
+        assert (view.vector_dim, view.node_count, view.edge_count) == (0, 0, 0)
+        assert view.slots(ids(1)).tolist() == [-1]
+        assert not len(view.edges(1))
+        slots, cosines = view.index.search(np.ones((2, view.keys.shape[1]), np.float32), 3)
+        assert slots.tolist() == [[-1] * 3] * 2
+        assert not cosines.any()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_keys_are_unit_and_their_length_is_kept(scale: float) -> None:
+    put = concepts([1, 2, 3], dim=5)
+    raw = put.keys * np.float32(scale)
+    raw[1] = 0
+    view = View.of(_store(WriteBatch(concepts=replace(put, keys=raw))).load())
+    np.testing.assert_allclose(np.linalg.norm(view.keys, axis=1), [1, 0, 1], rtol=1e-6)
+    np.testing.assert_allclose(view.raw_keys(np.arange(3)), raw, rtol=1e-6)
+
+
+def test_a_deleted_concept_is_not_found_and_has_no_edges() -> None:
+    store = _store(WriteBatch(concepts=concepts([1, 2, 3]), edges={1: edges(2), 2: edges(1, 3)}))
+    view = View.of(store.load())
+    query = view.keys[view.slots(ids(2))]
+    store.commit(WriteBatch(deleted=ids(2), edges={1: edges()}))
+    after = view.advanced(_changes(store, 1))
+    assert (after.dead, after.edge_count) == (1, 0)
+    assert after.ids[after.index.search(query, 1)[0][0, 0]] != 2
+    assert view.ids[view.index.search(query, 1)[0][0, 0]] == 2
+
+
+_WHOLE = _store(WriteBatch(concepts=concepts([1, 2]), edges={1: edges(2)})).load()
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        replace(_WHOLE, edge_sources=ids(9)),
+        replace(_WHOLE, edges=edges(9)),
+        replace(_WHOLE, stats_ids=ids(9), stats=stats([9])),
+        replace(_WHOLE, deleted=ids(9)),
+    ],
+    ids=["source", "target", "statistics", "deletion"],
+)
+def test_a_record_of_a_concept_that_is_not_held_is_refused(contents: Contents) -> None:
+    with pytest.raises(StoreCorruptError, match="got 9"):
+        View.of(contents)
+
+
+def test_the_graph_stays_while_its_keys_do() -> None:
+    first = concepts(range(1, 9))
+    store = _store(WriteBatch(concepts=first))
+    plain = View.of(store.load())
+    base = HnswBase.build(plain.keys)
+    view = replace(plain, base=base)
+    revalued = concepts([2, 9], values="vector")
+    same_key = replace(revalued, keys=np.stack([first.keys[1], revalued.keys[1]]))
+    store.commit(WriteBatch(concepts=same_key))
+    view = view.advanced(_changes(store, 1))
+    assert view.base is base
+    store.commit(WriteBatch(concepts=concepts([9], seed=1)))
+    view = view.advanced(_changes(store, 2))
+    assert view.base is base
+    store.commit(WriteBatch(concepts=concepts([2], seed=1)))
+    view = view.advanced(_changes(store, 3))
+    assert view.base is None
+    assert shown(view) == shown(View.of(store.load()))

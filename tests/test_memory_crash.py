@@ -1,0 +1,55 @@
+"""A training process may be killed at any moment."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from aesg import AESGMemory
+from tests.memory_build import born, opened
+from tests.memory_children import TRAINED, provisional, train_forever
+from tests.memory_processes import child
+
+KILLS = 40
+
+
+def test_a_trainer_killed_at_any_moment_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    directory = str(tmp_path / "memory")
+    opened(directory, **TRAINED).close()
+    chance = random.Random(5)
+    remembered: dict[int, Any] = {}
+    saved = []
+    for kill in range(KILLS):
+        said = _train_and_kill(directory, kill, chance)
+        saved += [word[1:] for word in said if word[0] == "saved"]
+        remembered.update(word[1:] for word in said if word[0] == "remembered")
+        with AESGMemory.open(directory) as memory:
+            assert memory.storage.verify() == []
+            assert memory.payloads(list(remembered)) == list(remembered.values())
+            if saved:
+                _check_saved(memory, *saved[-1])
+    assert len(saved) > KILLS // 2
+    assert len(remembered) > KILLS
+    assert born_beside(remembered, saved) > 0
+
+
+def born_beside(remembered: dict[int, Any], saved: list[tuple[int, list[int]]]) -> int:
+    """Return how many concepts were born of queries, at the last save."""
+    return saved[-1][0] - len(remembered)
+
+
+def _train_and_kill(directory: str, seed: int, chance: random.Random) -> list[Any]:
+    with child(train_forever, directory, seed) as trainer:
+        said = [trainer.next() for _ in range(chance.randrange(6))]
+        time.sleep(chance.random() * 0.03)
+        return said + trainer.kill()
+
+
+def _check_saved(memory: AESGMemory, concepts: int, kept: list[int]) -> None:
+    """Check that there is what was saved last: what came later was born, or may be lost."""
+    assert born(memory) >= concepts
+    view = memory.storage.engine.view()
+    held = set(provisional(memory)) | set(view.ids[view.alive].tolist())
+    assert set(kept) <= held
