@@ -34,29 +34,6 @@ def settings_of(clock: Clock, config: AESGConfig) -> dict[str, bytes]:
     return {**settings, "config": config.to_json().encode()}
 
 
-def joined(first: Concepts | None, second: Concepts | None) -> Concepts | None:
-    """Return the concepts of both, the first ones first; None where there are none."""
-    if first is None or second is None:
-        return first if second is None else second
-    left, right = first.value_vectors, second.value_vectors
-    vectors = None
-    if left is not None or right is not None:
-        vectors = np.concatenate(
-            [
-                np.zeros_like(part.keys) if part.value_vectors is None else part.value_vectors
-                for part in (first, second)
-            ]
-        )
-    return Concepts(
-        ids=np.concatenate([first.ids, second.ids]),
-        keys=np.concatenate([first.keys, second.keys]),
-        value_kinds=np.concatenate([first.value_kinds, second.value_kinds]),
-        value_ids=np.concatenate([first.value_ids, second.value_ids]),
-        value_vectors=vectors,
-        stats=np.concatenate([first.stats, second.stats]),
-    )
-
-
 def with_created(events: Records, concepts: Concepts) -> Records:
     """Return events and, behind them, the creation of each concept."""
     both = np.zeros(len(events) + len(concepts), EVENT)  # concatenate would pack the fields

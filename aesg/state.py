@@ -20,11 +20,11 @@ from aesg.errors import AESGConfigError
 from aesg.graph import consolidation
 from aesg.graph.edges import Coactivation
 from aesg.graph.novelty import Experience, digest
-from aesg.graph.pending import Pending, newborn
+from aesg.graph.pending import Pending, joined, newborn
 from aesg.graph.scope import Scope
 from aesg.graph.shortterm import ShortTermMemory
 from aesg.memory_stats import NoveltyRates
-from aesg.memory_stored import clock_of, config_of, joined, settings_of, with_created
+from aesg.memory_stored import clock_of, config_of, settings_of, with_created
 from aesg.modes import MemoryMode
 from storage_backends.adjacency import Slots
 from storage_backends.engine import Engine
@@ -38,6 +38,9 @@ _log = logging.getLogger("aesg.memory")
 #: Group commit: whichever comes first.
 _COMMIT_CHANGES = 4_096
 _COMMIT_SECONDS = 2.0
+
+#: Share of the way that a vector value moves towards what came.
+_REFINEMENT = 0.1
 
 #: Concepts of a context that count as active together.
 _PRIMARY = 3
@@ -174,6 +177,8 @@ class MemoryState:
         self.shortterm.confirm(news.proved, news.counts, self.clock.tick)
         in_graph = self.view.slots(news.proved) >= 0
         self._pending.use(news.proved[in_graph], news.counts[in_graph].tolist())
+        self.shortterm.refine(news.refined, news.towards, _REFINEMENT)
+        self._pending.refine(self.view, news.refined, news.towards, _REFINEMENT)
         born = self._bear(
             np.concatenate([news.entries["id"], news.proved]), config, scale, may_prune
         )

@@ -81,9 +81,17 @@ class Adjacency:
         return int(self.count.sum())
 
     @cached_property
-    def kinds(self) -> int:
-        """`EdgeKind` flags that occur; for a while also those of edges that were replaced."""
-        return int(np.bitwise_or.reduce(self.pool["kind"], initial=0))
+    def slot_kinds(self) -> NDArray[np.uint32]:
+        """`EdgeKind` flags of the out-edges of each slot, ``(N,)``; 0 where there is none."""
+        kinds = np.zeros(len(self.count), np.uint32)
+        sources = np.flatnonzero(self.count)
+        if len(sources):
+            counts = self.count[sources]
+            live = ragged_positions(self.start[sources], counts)
+            kinds[sources] = np.bitwise_or.reduceat(
+                self.pool["kind"][live], np.cumsum(counts) - counts
+            )
+        return kinds
 
     def row(self, slot: int) -> NDArray[np.void]:
         """Return the out-edges of one slot as pool records."""

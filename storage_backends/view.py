@@ -19,6 +19,9 @@ from storage_backends.errors import StoreCorruptError
 from storage_backends.faiss_index import HnswBase, SeedIndex
 from storage_backends.types import EDGE, STATS, Concepts, Contents, Floats, Ids, Records
 
+#: A unit key that moved by no more was only written again, not changed.
+_ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class IdMap:
@@ -242,7 +245,7 @@ class View:
         base = self.base
         if base is not None:
             covered = slots < base.size
-            if not np.array_equal(keys[covered], self.keys[slots[covered]]):
+            if not np.allclose(keys[covered], self.keys[slots[covered]], rtol=0, atol=_ROUNDING):
                 base = None  # the graph holds the old keys
         return replace(
             self,

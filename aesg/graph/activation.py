@@ -182,29 +182,54 @@ def _grouped(
 def _spread_from(scope: Scope, seeds: Recall, settings: Spread, origins: Ids | None) -> Recall:
     """Let seeds activate their neighbours in the graph; provisional concepts have no edges."""
     view = scope.view
-    if not settings.hops or not (view.adjacency.pool["kind"] & np.uint32(settings.kinds)).any():
-        return seeds
-    k = seeds.slots.shape[1]
     in_graph = (seeds.slots >= 0) & ~scope.is_provisional(seeds.slots)
+    reached = view.adjacency.slot_kinds[np.where(in_graph, seeds.slots, 0)] if view.size else 0
+    leading = in_graph & ((reached & np.uint32(settings.kinds)) != 0)
+    rows = np.flatnonzero(leading.any(axis=1)) if settings.hops else np.empty(0, np.int64)
+    if not len(rows):
+        return seeds  # no seed has an edge to follow
+    spreading = _widened(
+        scope,
+        seeds.slots[rows],
+        np.where(in_graph[rows], seeds.slots[rows], -1),
+        seeds.activations[rows],
+        settings,
+        None if origins is None else origins[rows],
+    )
+    slots, activations = seeds.slots.copy(), seeds.activations.copy()
+    parents = seeds.parents.copy()
+    slots[rows], activations[rows], parents[rows] = spreading
+    return Recall(slots, activations, parents, seeds.followed)
+
+
+def _widened(
+    scope: Scope,
+    slots: Slots,
+    in_graph: Slots,
+    activations: Floats,
+    settings: Spread,
+    origins: Ids | None,
+) -> tuple[Slots, Floats, Slots]:
+    """Spread from the seeds of some queries; return slots, activations and parents, ``(N, K)``."""
+    view, k = scope.view, slots.shape[1]
     result = spread(
         view.adjacency,
         view.ids,
         view.stats["region"],
-        np.where(in_graph, seeds.slots, -1),
-        seeds.activations,
+        in_graph,
+        activations,
         settings,
-        k,
+        k if origins is None else 2 * k,  # those of the query's own origin fall away
     )
-    slots = np.concatenate([result.slots, np.where(in_graph, -1, seeds.slots)], axis=1)
-    heard = np.concatenate([result.activations, seeds.activations], axis=1)
-    parents = np.concatenate([result.parents, seeds.parents], axis=1)
+    provisional = np.where(in_graph >= 0, -1, slots)
+    slots = np.concatenate([result.slots, provisional], axis=1)
+    heard = np.concatenate([result.activations, activations], axis=1)
+    parents = np.concatenate([result.parents, np.full_like(provisional, -1)], axis=1)
     if origins is not None:
         slots = np.where(scope.excluded(slots, origins[:, None]), -1, slots)
-    order = np.lexsort((scope.ids(slots), np.where(slots >= 0, -heard, np.inf)), axis=1)[:, :k]
+    rank = np.where(slots >= 0, -heard, np.inf)
+    order = np.lexsort((scope.ids(slots), rank), axis=1)[:, :k]
     slots = np.take_along_axis(slots, order, 1)
-    return Recall(
-        slots,
-        np.where(slots >= 0, np.take_along_axis(heard, order, 1), np.float32(0)),
-        np.where(slots >= 0, np.take_along_axis(parents, order, 1), -1),
-        seeds.followed,
-    )
+    here = slots >= 0
+    heard = np.where(here, np.take_along_axis(heard, order, 1), np.float32(0))
+    return slots, heard, np.where(here, np.take_along_axis(parents, order, 1), -1)

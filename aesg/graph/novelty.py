@@ -82,6 +82,10 @@ class Digest:
         The concept that stands for each query from now on; 0 where none does.
     links : (L, 2) uint64
         Concepts that followed one another in a sequence, in order of time.
+    refined : (R,) uint64
+        Concepts whose vector value explained a query and moves towards what came.
+    towards : (R, D) float32
+        The mean of what came.
     """
 
     entries: NDArray[np.void]
@@ -91,6 +95,8 @@ class Digest:
     counts: NDArray[np.int64]
     standing: Ids
     links: Ids
+    refined: Ids
+    towards: Floats
 
 
 def digest(
@@ -127,6 +133,7 @@ def digest(
     created = rows[own]
     vectors = experience.value_vectors
     proved, counts = np.unique(experience.found[experience.right], return_counts=True)
+    refined, towards = _refinement(experience, np.where(novel, np.uint64(0), standing))
     return Digest(
         entries=_entries(experience, created, ids[own], repeats, tick),
         keys=experience.keys[created],
@@ -135,7 +142,22 @@ def digest(
         counts=counts,
         standing=standing,
         links=_links(standing, experience.previous),
+        refined=refined,
+        towards=towards,
     )
+
+
+def _refinement(experience: Experience, explained_by: Ids) -> tuple[Ids, Floats]:
+    """Return the concepts whose vector values were right enough, and the mean of what came."""
+    rows = np.flatnonzero(explained_by)
+    vectors = experience.value_vectors
+    if vectors is None or not len(rows):
+        return np.empty(0, np.uint64), np.empty((0, experience.keys.shape[1]), np.float32)
+    refined, place, counts = np.unique(explained_by[rows], return_inverse=True, return_counts=True)
+    total = np.zeros((len(refined), vectors.shape[1]), np.float32)
+    np.add.at(total, place, vectors[rows])
+    total /= counts[:, None]
+    return refined, total
 
 
 def _standing(experience: Experience, least: Floats) -> Ids:
@@ -193,5 +215,4 @@ def _entries(
     entries["value_id"] = experience.value_ids[rows]
     entries["norm"] = experience.norms[rows]
     entries["confirmations"] = repeats
-    entries["alive"] = True
     return entries

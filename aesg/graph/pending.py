@@ -17,8 +17,10 @@ from storage_backends.types import (
     Concepts,
     EdgeKind,
     EventType,
+    Floats,
     Ids,
     Records,
+    ValueKind,
     WriteBatch,
 )
 from storage_backends.view import View
@@ -55,6 +57,8 @@ class Pending:
         Uses of concepts of the graph.
     links : dict of (source, target, kind) to int
         Uses of edges; both ends are in the graph or about to be born, else the use is dropped.
+    refined : dict of id to (D,) float32
+        New vector values of concepts of the graph.
     deleted : set-like dict of id
         Concepts to prune.
     events : list
@@ -66,17 +70,30 @@ class Pending:
     born: dict[int, None] = field(default_factory=dict)
     used: dict[int, int] = field(default_factory=dict)
     links: dict[tuple[int, int, EdgeKind], int] = field(default_factory=dict)
+    refined: dict[int, Floats] = field(default_factory=dict)
     deleted: dict[int, None] = field(default_factory=dict)
     events: list[tuple[int, int, int, int, float]] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
 
     def __len__(self) -> int:
-        return len(self.born) + len(self.used) + len(self.links) + len(self.deleted)
+        graph = len(self.used) + len(self.refined) + len(self.links)
+        return len(self.born) + graph + len(self.deleted)
 
     def use(self, ids: Ids, counts: Iterable[int]) -> None:
         """Count uses of concepts of the graph."""
         for concept_id, count in zip(ids.tolist(), counts, strict=True):
             self.used[concept_id] = self.used.get(concept_id, 0) + int(count)
+
+    def refine(self, view: View, ids: Ids, towards: Floats, share: float) -> None:
+        """Move vector values of concepts of the graph part of the way; others are ignored."""
+        slots = view.slots(ids)
+        for concept_id, slot, target in zip(ids.tolist(), slots.tolist(), towards, strict=True):
+            if slot >= 0 and view.value_kinds[slot] == ValueKind.VECTOR:
+                value = self.refined.get(concept_id)
+                if value is None and view.value_vectors is not None:
+                    value = view.value_vectors[slot]
+                if value is not None:
+                    self.refined[concept_id] = value + np.float32(share) * (target - value)
 
     def link(self, pairs: Ids, kind: EdgeKind) -> None:
         """Count uses of directed edges, ``(L, 2)`` ids."""
@@ -120,13 +137,29 @@ class Pending:
         created = [_event(EventType.CREATE, concept_id) for concept_id in born.ids.tolist()]
         return WriteBatch(
             deleted=deleted,
-            concepts=born if len(born) else None,
+            concepts=joined(born, self._refined(view, deleted)),
             stats_ids=used,
             stats=consolidation.touched(
                 view.stats[view.slots(used)], counts, clock.epoch, clock.tick, now
             ),
             edges=self._rows(view, shortterm, born.ids, deleted, most_edges),
             events=np.array(self.events + created, EVENT),
+        )
+
+    def _refined(self, view: View, deleted: Ids) -> Concepts | None:
+        """Return the concepts whose values moved, as they are to be."""
+        ids = _ids(self.refined)
+        kept = (view.slots(ids) >= 0) & ~np.isin(ids, deleted)
+        if not kept.any():
+            return None
+        slots = view.slots(ids[kept])
+        return Concepts(
+            ids=ids[kept],
+            keys=view.raw_keys(slots),
+            value_kinds=view.value_kinds[slots],
+            value_ids=view.value_ids[slots],
+            value_vectors=np.stack([self.refined[each] for each in ids[kept].tolist()]),
+            stats=view.stats[slots],
         )
 
     def _rows(
@@ -195,3 +228,26 @@ def newborn(origins: Ids, clock: Clock, now: int) -> Records:
     stats["frequency"] = 1
     stats["relevance"] = stats["stability"] = 1.0
     return stats
+
+
+def joined(first: Concepts | None, second: Concepts | None) -> Concepts | None:
+    """Return the concepts of both, the first ones first; None where there are none."""
+    if not first or not second:
+        return first or second or None
+    left, right = first.value_vectors, second.value_vectors
+    vectors = None
+    if left is not None or right is not None:
+        vectors = np.concatenate(
+            [
+                np.zeros_like(part.keys) if part.value_vectors is None else part.value_vectors
+                for part in (first, second)
+            ]
+        )
+    return Concepts(
+        ids=np.concatenate([first.ids, second.ids]),
+        keys=np.concatenate([first.keys, second.keys]),
+        value_kinds=np.concatenate([first.value_kinds, second.value_kinds]),
+        value_ids=np.concatenate([first.value_ids, second.value_ids]),
+        value_vectors=vectors,
+        stats=np.concatenate([first.stats, second.stats]),
+    )

@@ -28,7 +28,6 @@ ENTRY = np.dtype(
         ("norm", "<f4"),
         ("confirmations", "<u4"),
         ("value_kind", "u1"),
-        ("alive", "?"),
     ]
 )
 
@@ -114,6 +113,14 @@ class ShortTermMemory:
         entries = self.entries
         entries["confirmations"][rows[held]] += counts[held].astype(np.uint32)
         entries["tick"][rows[held]] = tick
+
+    def refine(self, ids: Ids, towards: Floats, share: float) -> None:
+        """Move vector values part of the way; ids that are not held are ignored."""
+        rows = self.find(ids)
+        held = rows >= 0
+        if self.vectors is not None:
+            values = self.vectors[rows[held]]
+            self.vectors[rows[held]] = values + np.float32(share) * (towards[held] - values)
 
     def link(self, pairs: Ids) -> None:
         """Note that concepts followed one another, ``(L, 2)`` ids in order of time."""

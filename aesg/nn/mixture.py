@@ -18,7 +18,8 @@ class MemoryMixture(nn.Module):
     The attention that went to the null slot, to the virtual concept and to concepts without an
     integer value below ``V`` stays with the model. The gate ``g`` sees the hidden state, the best
     similarity, the peaks of both distributions, their agreement and the age of what is attended to,
-    and starts near closed. Mixing as in Khandelwal et al., 2020, "Generalization through memorization", with a learned gate.
+    and starts near closed. Mixing as in Khandelwal et al., 2020, "Generalization through
+    memorization", with a learned gate.
 
     Parameters
     ----------

@@ -66,7 +66,7 @@ def test_a_pool_that_is_mostly_dead_is_rewritten() -> None:
         adjacency = _patch(adjacency, 2, {0: row})
     assert len(adjacency.pool) < 2000
     assert _listed(adjacency) == [row, []]
-    assert adjacency.packed().kinds == 1
+    assert adjacency.packed().slot_kinds.tolist() == [1, 0]
 
 
 @given(data=st.data(), slots=st.integers(1, 6))
@@ -80,11 +80,11 @@ def test_questions_are_answered_as_by_a_dict(data: st.DataObject, slots: int) ->
     assert strengths(edges).tolist() == [edge[1] * edge[2] for _, edge in wanted]
     sources = {source for source, row in model.items() if {edge[0] for edge in row} & set(some)}
     assert adjacency.sources_of(np.array(some, np.int64)).tolist() == sorted(sources)
-    kinds = 0
-    for row in model.values():
+    kinds = [0] * slots
+    for source, row in model.items():
         for edge in row:
-            kinds |= edge[4]
-    assert adjacency.kinds == kinds
+            kinds[source] |= edge[4]
+    assert adjacency.slot_kinds.tolist() == kinds
 
 
 @given(data=st.data(), slots=st.integers(1, 6))

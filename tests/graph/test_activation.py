@@ -1,0 +1,346 @@
+"""Seeds, followed successors and spreading, against plain loops over one query at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from numpy.typing import NDArray
+
+from aesg.graph.activation import ALL_KINDS, WITHIN, Recall, recall, recall_sequences
+from aesg.graph.scope import Scope
+from aesg.graph.shortterm import ShortTermMemory
+from storage_backends.adjacency import Slots
+from storage_backends.spreading import Spread
+from storage_backends.types import EDGE, EdgeKind, Floats, Ids, Records, ValueKind, WriteBatch
+from tests.graph.build import DIM, concepts, engine, entries, unit
+
+STILL = Spread(hops=0, decay=0.5, kinds=WITHIN)
+FAINT = 1e-3
+#: Ids from here on are provisional.
+FIRST_PROVISIONAL = 50
+
+Seeds = list[tuple[int, np.float32]]
+
+
+@dataclass
+class World:
+    """Concepts whose value is the last digit of their id, in base 3.
+
+    Ids below `FIRST_PROVISIONAL` are in the graph.
+    """
+
+    ids: list[int]
+    edges: dict[int, list[tuple[int, float, int]]] = field(default_factory=dict)
+    next: dict[int, int] = field(default_factory=dict)
+    origins: dict[int, int] = field(default_factory=dict)
+    plain: set[int] = field(default_factory=set)  # concepts without an integer value
+
+    def origin(self, concept_id: int) -> int:
+        return self.origins.get(concept_id, 0)
+
+    def scope(self) -> Scope:
+        """Return the world as graph and window."""
+        graph = [each for each in self.ids if each < FIRST_PROVISIONAL]
+        made = engine([])
+        if graph:
+            put = concepts(graph)
+            put.value_ids[:] = np.array(graph) % 3
+            put.value_kinds[:] = [self._kind(each) for each in graph]
+            put.stats["origin"] = [self.origin(each) for each in graph]
+            rows = {source: _edges(row) for source, row in self.edges.items()}
+            made.commit(WriteBatch(concepts=put, edges=rows))
+        return Scope(made.view(), self._window())
+
+    def _window(self) -> ShortTermMemory:
+        provisional = [each for each in self.ids if each >= FIRST_PROVISIONAL]
+        window = ShortTermMemory(DIM, 64)
+        new = entries(provisional)
+        new["value_id"] = np.array(provisional, np.int64) % 3
+        new["value_kind"] = [self._kind(each) for each in provisional]
+        new["origin"] = [self.origin(each) for each in provisional]
+        new["next"] = [self.next.get(each, 0) for each in provisional]
+        window.append(new, unit(provisional), None)
+        return window
+
+    def _kind(self, concept_id: int) -> ValueKind:
+        return ValueKind.KEY if concept_id in self.plain else ValueKind.INTEGER
+
+    def right(self, concept_id: int, outcome: int) -> bool:
+        return concept_id not in self.plain and concept_id % 3 == outcome
+
+    def successors(self, concept_id: int) -> Iterator[tuple[int, float]]:
+        """Yield the successors of a concept with the share of activation that they get."""
+        if concept_id >= FIRST_PROVISIONAL:
+            yield self.next.get(concept_id, 0), 1.0
+            return
+        row = [edge for edge in self.edges.get(concept_id, []) if edge[2] & EdgeKind.SUCCESSOR]
+        fan = max(sum(strength for _, strength, _ in row), 1.0)
+        for target, strength, _ in row:
+            yield target, strength / fan
+
+    def followed(self, seeds: Seeds, outcome: int, k: int, origin: int) -> Seeds:
+        """Return what the seeds that were right lead to."""
+        heard: dict[int, np.float32] = {}
+        for concept_id, activation in seeds:
+            if self.right(concept_id, outcome) and activation > 0:
+                for target, share in self.successors(concept_id):
+                    if target in self.ids and not self.hidden(target, origin):
+                        sent = np.float32(float(activation) * share)
+                        heard[target] = max(heard.get(target, sent), sent)
+        return sorted(heard.items(), key=lambda each: (-each[1], self.ids.index(each[0])))[:k]
+
+    def searched(self, query: Floats, k: int, origin: int) -> Seeds:
+        open_to = [each for each in self.ids if not self.hidden(each, origin)]
+        cosines = {each: float(unit([each])[0] @ query) for each in open_to}
+        nearest = sorted(open_to, key=lambda each: -cosines[each])[:k]
+        return [(each, np.float32(max(cosines[each], FAINT))) for each in nearest]
+
+    def hidden(self, concept_id: int, origin: int) -> bool:
+        return origin != 0 and self.origin(concept_id) == origin
+
+    def read(
+        self, queries: Floats, outcomes: Sequence[int | None], k: int, origin: int
+    ) -> list[tuple[Seeds, bool]]:
+        """Return the seeds of each position of one sequence, and whether they were followed."""
+        rows: list[tuple[Seeds, bool]] = []
+        for t, query in enumerate(queries):
+            came = outcomes[t - 1] if t else None
+            led = [] if came is None else self.followed(rows[-1][0], came, k, origin)
+            rows.append((led or self.searched(query, k, origin), bool(led)))
+        return rows
+
+
+def _edges(row: list[tuple[int, float, int]]) -> Records:
+    made = np.zeros(len(row), EDGE)
+    for record, (target, strength, kind) in zip(made, row, strict=True):
+        record["target"], record["weight"], record["confidence"] = target, strength, 1.0
+        record["kind"] = kind
+    return made
+
+
+def random_world(dice: np.random.Generator) -> World:
+    graph = sorted(dice.choice(np.arange(1, 40), dice.integers(0, 12), False).tolist())
+    window = sorted(dice.choice(np.arange(50, 80), dice.integers(0, 12), False).tolist())
+    kinds = [EdgeKind.SUCCESSOR, EdgeKind.COACTIVATION, EdgeKind.SUCCESSOR | EdgeKind.VALUE]
+    edges = {}
+    for source in graph:
+        targets = dice.choice(graph, min(len(graph), int(dice.integers(0, 5))), False).tolist()
+        edges[source] = [
+            (target, float(dice.choice([1.0, 0.5, 0.25])), int(dice.choice(kinds)))
+            for target in targets
+            if target != source
+        ]
+    held = graph + window
+    return World(
+        ids=held,
+        edges=edges,
+        # Some have no successor (0), some one that is gone (99), some one that has been born.
+        next={each: int(dice.choice([*held, 0, 99])) for each in window},
+        origins={each: int(dice.integers(0, 3)) for each in held},
+        plain={each for each in held if dice.random() < 0.1},
+    )
+
+
+def assert_row(scope: Scope, got: Recall, row: int, wanted: Seeds) -> None:
+    k = got.slots.shape[1]
+    assert scope.ids(got.slots[row]).tolist() == [each for each, _ in wanted] + [0] * (
+        k - len(wanted)
+    )
+    activations = [value for _, value in wanted] + [np.float32(0)] * (k - len(wanted))
+    np.testing.assert_allclose(got.activations[row], activations, atol=1e-6)
+
+
+_seeds = st.integers(0, 2**32 - 1)
+
+
+@settings(max_examples=100)
+@given(seed=_seeds, k=st.integers(1, 6), excluding=st.booleans())
+def test_each_position_follows_what_was_right_or_searches(
+    seed: int, k: int, excluding: bool
+) -> None:
+    dice = np.random.default_rng(seed)
+    world, batch, time = random_world(dice), 3, 5
+    scope = world.scope()
+    queries = unit(range(1000, 1000 + batch * time)).reshape(batch, time, DIM)
+    outcomes = dice.integers(0, 3, (batch, time))
+    known = dice.random((batch, time)) < 0.9
+    origins = np.array([1, 0, 2], np.uint64) if excluding else None
+    got = recall_sequences(scope, queries, outcomes, known, k, STILL, origins)
+    assert (got.parents == -1).all()
+    for row in range(batch):
+        pairs = zip(outcomes[row].tolist(), known[row], strict=True)
+        came = [each if sure else None for each, sure in pairs]
+        own = 0 if origins is None else int(origins[row])
+        for t, (wanted, followed) in enumerate(world.read(queries[row], came, k, own)):
+            assert_row(scope, got, row * time + t, wanted)
+            assert got.followed[row * time + t] == followed
+
+
+@settings(max_examples=50)
+@given(seed=_seeds, k=st.integers(1, 6))
+def test_independent_queries_find_the_nearest(seed: int, k: int) -> None:
+    world = random_world(np.random.default_rng(seed))
+    scope, queries = world.scope(), unit([1000, 1001, 1002])
+    origins = np.array([1, 0, 2], np.uint64)
+    for own in (None, origins):
+        got = recall(scope, queries, k, STILL, own)
+        assert not got.followed.any()
+        for row, query in enumerate(queries):
+            assert_row(scope, got, row, world.searched(query, k, 0 if own is None else own[row]))
+
+
+@settings(max_examples=50)
+@given(seed=_seeds, t=st.integers(0, 4))
+def test_a_position_knows_nothing_of_its_own_outcome_and_later_ones(seed: int, t: int) -> None:
+    dice = np.random.default_rng(seed)
+    scope = random_world(dice).scope()
+    queries = unit(range(1000, 1010)).reshape(2, 5, DIM)
+    outcomes, known = dice.integers(0, 3, (2, 5)), np.ones((2, 5), np.bool_)
+    changed, unsure = outcomes.copy(), known.copy()
+    changed[:, t:] = (outcomes[:, t:] + 1) % 3
+    unsure[:, t:] = dice.random((2, 5 - t)) < 0.5
+    spreading = Spread(hops=2, decay=0.5, kinds=WITHIN)
+    one = recall_sequences(scope, queries, outcomes, known, 4, spreading)
+    other = recall_sequences(scope, queries, changed, unsure, 4, spreading)
+    for name in ("slots", "activations", "parents", "followed"):
+        a, b = getattr(one, name), getattr(other, name)
+        shape = (2, 5, *a.shape[1:])
+        np.testing.assert_array_equal(a.reshape(shape)[:, : t + 1], b.reshape(shape)[:, : t + 1])
+
+
+@settings(max_examples=50)
+@given(_seeds)
+def test_a_sequence_reads_the_same_alone_and_in_a_batch(seed: int) -> None:
+    dice = np.random.default_rng(seed)
+    scope = random_world(dice).scope()
+    queries = unit(range(1000, 1015)).reshape(3, 5, DIM)
+    outcomes, known = dice.integers(0, 3, (3, 5)), dice.random((3, 5)) < 0.9
+    origins = np.array([1, 0, 2], np.uint64)
+    spreading = Spread(hops=2, decay=0.5, kinds=WITHIN)
+    together = recall_sequences(scope, queries, outcomes, known, 4, spreading, origins)
+    for row in range(3):
+        one = slice(row, row + 1)
+        alone = recall_sequences(
+            scope, queries[one], outcomes[one], known[one], 4, spreading, origins[one]
+        )
+        part = slice(row * 5, row * 5 + 5)
+        np.testing.assert_array_equal(alone.slots, together.slots[part])
+        np.testing.assert_array_equal(alone.followed, together.followed[part])
+        np.testing.assert_allclose(alone.activations, together.activations[part], atol=1e-6)
+
+
+def read_line(world: World, start: int, outcomes: list[int]) -> tuple[list[int], list[bool]]:
+    """Return the one id found at each position of a sequence whose queries are a concept's key."""
+    scope, time = world.scope(), len(outcomes)
+    queries = np.tile(unit([start]), (time, 1)).reshape(1, time, DIM)
+    known = np.ones((1, time), np.bool_)
+    got = recall_sequences(scope, queries, np.array([outcomes]), known, 1, STILL)
+    return scope.ids(got.slots[:, 0]).tolist(), got.followed.tolist()
+
+
+def test_successor_edges_of_the_graph_are_followed_while_they_are_right() -> None:
+    world = World([3, 4], edges={3: [(4, 1.0, int(EdgeKind.SUCCESSOR))]})
+    # 4 leads nowhere, so that 3 is searched again.
+    assert read_line(world, 3, [0, 1, 0, 0]) == ([3, 4, 3, 4], [False, True, False, True])
+
+
+def test_chains_of_provisional_concepts_are_followed_while_they_are_right() -> None:
+    world = World([4, 55, 56], next={55: 56, 56: 99})
+    # The successor of 56 is gone, so that 55 is searched again.
+    assert read_line(world, 55, [1, 2, 1, 0]) == ([55, 56, 55, 56], [False, True, False, True])
+
+
+def test_a_born_successor_of_a_provisional_concept_is_followed() -> None:
+    assert read_line(World([4, 55], next={55: 4}), 55, [1, 1]) == ([55, 4], [False, True])
+
+
+def test_a_concept_that_was_wrong_leads_nowhere() -> None:
+    world = World([3, 4], edges={3: [(4, 1.0, int(EdgeKind.SUCCESSOR))]})
+    assert read_line(world, 3, [1, 2, 0]) == ([3] * 3, [False] * 3)
+
+
+def test_a_concept_without_an_integer_value_is_never_right() -> None:
+    world = World([3, 4], edges={3: [(4, 1.0, int(EdgeKind.SUCCESSOR))]}, plain={3})
+    assert read_line(world, 3, [0, 0]) == ([3, 3], [False, False])
+
+
+def test_the_search_is_skipped_where_successors_were_followed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    search = Scope.search
+
+    def counted(self: Scope, queries: Floats, k: int, origins: Ids | None) -> tuple[Slots, Floats]:
+        asked.append(len(queries))
+        return search(self, queries, k, origins)
+
+    monkeypatch.setattr(Scope, "search", counted)
+    follow = int(EdgeKind.SUCCESSOR)
+    scope = World([3, 6], edges={3: [(6, 1.0, follow)], 6: [(3, 1.0, follow)]}).scope()
+    queries = np.tile(unit([3]), (8, 1)).reshape(2, 4, DIM)
+    outcomes = np.array([[0, 0, 0, 0], [0, 1, 0, 0]])
+    got = recall_sequences(scope, queries, outcomes, np.ones((2, 4), np.bool_), 1, STILL)
+    assert got.followed.reshape(2, 4).tolist() == [
+        [False, True, True, True],
+        [False, True, False, True],
+    ]
+    assert asked == [2, 1]
+
+
+@pytest.mark.parametrize("kind", [EdgeKind.COACTIVATION, EdgeKind.VALUE, EdgeKind.SUCCESSOR])
+def test_successor_edges_widen_no_position_of_a_sequence(kind: EdgeKind) -> None:
+    world = World([3, 4, 7], edges={3: [(4, 0.5, int(kind)), (7, 0.25, int(EdgeKind.VALUE))]})
+    scope = world.scope()
+    apart = Spread(hops=1, decay=1.0, floor=1e-6)
+    got = recall_sequences(
+        scope,
+        unit([3]).reshape(1, 1, DIM),
+        np.array([[0]]),
+        np.array([[True]]),
+        3,
+        apart.along(WITHIN),
+    )
+    heard = dict(zip(scope.ids(got.slots[0]).tolist(), got.activations[0].tolist(), strict=True))
+    alone = dict(_row(scope, recall(scope, unit([3]), 3, STILL)))
+    gained = heard[4] - alone[4]
+    assert gained == pytest.approx(0.0 if kind is EdgeKind.SUCCESSOR else 0.5, abs=1e-6)
+    assert heard[7] - alone[7] == pytest.approx(0.25, abs=1e-6)
+
+
+def _row(scope: Scope, got: Recall, row: int = 0) -> list[tuple[int, float]]:
+    ids: NDArray[np.uint64] = scope.ids(got.slots[row])
+    return list(zip(ids.tolist(), got.activations[row].tolist(), strict=True))
+
+
+def test_independent_queries_spread_along_every_kind_of_edge() -> None:
+    for kind in (EdgeKind.COACTIVATION, EdgeKind.VALUE, EdgeKind.SUCCESSOR):
+        scope = World([3, 4], edges={3: [(4, 0.5, int(kind))]}).scope()
+        spreading = Spread(hops=1, decay=1.0, kinds=ALL_KINDS)
+        still, spreads = (
+            dict(_row(scope, recall(scope, unit([3]), 2, each))) for each in (STILL, spreading)
+        )
+        assert spreads[4] - still[4] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_spreading_leaves_out_concepts_of_the_own_origin() -> None:
+    row = [(4, 1.0, int(EdgeKind.VALUE))]
+    world = World([3, 4, 55], edges={3: row}, origins={4: 8})
+    scope, spreading = world.scope(), Spread(hops=1, decay=0.5, kinds=ALL_KINDS)
+    for origin, seen in ((8, {3, 55}), (9, {3, 4, 55})):
+        own = np.array([origin], np.uint64)
+        got = recall(scope, unit([3]), 3, spreading, own)
+        assert {each for each, _ in _row(scope, got) if each} == seen
+
+
+def test_what_spreading_reached_names_the_concept_it_came_from() -> None:
+    scope = World([3, 4], edges={3: [(4, 1.0, int(EdgeKind.VALUE))]}).scope()
+    loud = Spread(hops=1, decay=1.5, kinds=ALL_KINDS)  # so that 4 drowns the only seed
+    got = recall(scope, unit([3]), 1, loud)
+    assert scope.ids(got.slots).tolist() == [[4]]
+    assert scope.ids(got.parents).tolist() == [[3]]
+    assert recall(scope, unit([3]), 2, loud).parents.tolist() == [[-1, -1]]  # both are seeds
