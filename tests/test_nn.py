@@ -286,6 +286,14 @@ def test_eval_mode_changes_no_buffer(memory: AESGMemory) -> None:
         assert torch.equal(buffer, before[name])
 
 
+def test_a_batch_with_nan_leaves_the_running_mean_as_it_was(memory: AESGMemory) -> None:
+    layer = attention(memory)
+    layer.query(torch.randn(4, HIDDEN))
+    before = layer.mean.clone()
+    layer.query(torch.full((4, HIDDEN), torch.nan))
+    assert torch.equal(layer.mean, before)
+
+
 def test_the_running_mean_follows_the_hidden_states(memory: AESGMemory) -> None:
     layer = attention(memory)
     away = torch.linspace(-2, 2, HIDDEN)

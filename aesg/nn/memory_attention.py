@@ -53,11 +53,15 @@ class MemoryAttention(nn.Module):
         normed = self.query_norm(hidden)
         query: Tensor = self.query_proj(normed - self.mean)
         if self.training:
-            with torch.no_grad():
-                self.batches += 1
-                momentum = max(_MEAN_MOMENTUM, 1 / float(self.batches))
-                self.mean.lerp_(normed.detach().reshape(-1, normed.shape[-1]).mean(0), momentum)
+            self._follow(normed.detach().flatten(0, -2).mean(0))
         return query
+
+    def _follow(self, mean: Tensor) -> None:
+        """Let the running mean follow that of a batch; one that is not finite leaves no trace."""
+        if not bool(mean.isfinite().all()):
+            return
+        self.batches += 1
+        self.mean.lerp_(mean, max(_MEAN_MOMENTUM, 1 / float(self.batches)))
 
     def forward(self, hidden: Tensor, context: RetrievedContext, values: Tensor) -> Tensor:
         """Add what the concepts stand for to the hidden states.
