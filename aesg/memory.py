@@ -340,7 +340,7 @@ class AESGMemory(MemoryHandle):
                 keys,
                 mask,
                 activations,
-                tensor(reading.ages),
+                ages,
                 scale=self.log_scale.float().exp(),
                 recency=self.recency.float(),
                 null_logit=self.null_logit.float(),

@@ -163,8 +163,9 @@ def test_training_with_memory_reads_in_order_and_from_anywhere_in_turn() -> None
 def test_training_reports_every_part_and_leaves_a_model(workspace: Workspace) -> None:
     lines = list(train.train(workspace, 2))
     assert lines[0] == "the network alone, 10 steps"
-    assert lines[1].startswith("the network alone: loss ")
-    assert [part_of(line) for line in lines[2:]] == ALL
+    assert lines[1].startswith("the network alone, epoch 1, step 5: loss ")
+    assert lines[2].startswith("the network alone, epoch 2, step 5: loss ")
+    assert [part_of(line) for line in lines[3:]] == ALL
     assert " concepts, " in lines[-1]
     model = load_model(workspace)
     assert model.memory.storage.node_count > 0

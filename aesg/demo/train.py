@@ -6,6 +6,7 @@ memory from its last commit.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -27,6 +28,9 @@ from aesg.trainer import AESGTrainer
 from storage_backends.layout import sync_folder
 
 Batches = list[tuple[Tensor, Tensor]]
+
+#: Steps of the first stage between two lines of report.
+_STEPS_PER_LINE = 100
 
 
 def build_model(workspace: Workspace, **config: Any) -> AESGDecoderLM:
@@ -143,8 +147,7 @@ def train(workspace: Workspace, epochs: int) -> Generator[str, None, None]:
     with model.memory:
         if not workspace.checkpoint.exists():
             yield f"the network alone, {workspace.plan.trunk_steps * epochs} steps"
-            loss = _train_alone(workspace, model, epochs)
-            yield f"the network alone: loss {loss:.3f}"
+            yield from _train_alone(workspace, model, epochs)
         yield from _train_with_memory(workspace, model)
 
 
@@ -153,15 +156,22 @@ def part_title(number: int, plan: Plan) -> str:
     return f"with memory, part {number} of {plan.parts}"
 
 
-def _train_alone(workspace: Workspace, model: AESGDecoderLM, epochs: int) -> float:
+def _train_alone(workspace: Workspace, model: AESGDecoderLM, epochs: int) -> Iterator[str]:
     plan = workspace.plan
     trainer = AESGTrainer(model, learning_rate=plan.learning_rate, batch_size=plan.batch)
     cut = segments(workspace.tokens("train"), plan.segment)
     pairs = list(zip(*map(torch.from_numpy, cut), strict=True))
-    with model.without_memory():
-        loss = trainer.fit(pairs, epochs=epochs)[-1]
+    dice = np.random.default_rng(plan.seed)
+    reach = _STEPS_PER_LINE * plan.batch
+    for epoch in range(1, epochs + 1):
+        order = dice.permutation(len(pairs))
+        for begin in range(0, len(pairs), reach):
+            part = [pairs[place] for place in order[begin : begin + reach]]
+            with model.without_memory():
+                loss = trainer.fit(part)[-1]
+            done = math.ceil((begin + len(part)) / plan.batch)
+            yield f"the network alone, epoch {epoch}, step {done}: loss {loss:.3f}"
     _checkpoint(workspace, model, None, 0)
-    return loss
 
 
 def _train_with_memory(workspace: Workspace, model: AESGDecoderLM) -> Iterator[str]:

@@ -1,0 +1,89 @@
+"""Two-stage training against end-to-end training, with as many steps on the same text.
+
+    python benchmarks/end_to_end.py [--folder aesg_demo]
+
+Takes the network, the text and the plan of a finished demo; takes longer than the demo.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader
+
+from aesg.demo.corpus import segments
+from aesg.demo.plan import Workspace
+from aesg.demo.train import heldout_batches, loader
+from aesg.models import AESGDecoderLM
+from aesg.trainer import AESGTrainer
+
+console = Console()
+
+
+def trained_end_to_end(workspace: Workspace, memory: Path) -> AESGDecoderLM:
+    """Return a model that had its memory from the first step on."""
+    plan = workspace.plan
+    torch.manual_seed(plan.seed)
+    model = AESGDecoderLM.small(plan.vocab_size, str(memory))
+    cut = segments(workspace.tokens("train"), plan.segment)
+    pairs = list(zip(*map(torch.from_numpy, cut), strict=True))
+    again = pairs[: plan.memory_steps * plan.batch]  # the demo reads some of its text twice, too
+    batches: DataLoader[tuple[torch.Tensor, ...]] = DataLoader(
+        pairs + again,  # type: ignore[arg-type]  # a list does as a Dataset
+        batch_size=plan.batch,
+        shuffle=True,
+    )
+    AESGTrainer(model, learning_rate=plan.learning_rate).fit(batches)
+    return model
+
+
+def perplexities(workspace: Workspace, model: AESGDecoderLM) -> tuple[float, float]:
+    """Return the perplexity with memory ablated, and ONLINE; the memory is empty at first."""
+    trainer, batches = AESGTrainer(model), loader(heldout_batches(workspace))
+    with model.without_memory():
+        ablated = trainer.evaluate(batches)["loss"]
+    online = trainer.evaluate(batches, mode="ONLINE")["loss"]
+    return math.exp(ablated), math.exp(online)
+
+
+def with_weights(
+    workspace: Workspace, state: dict[str, torch.Tensor], memory: Path
+) -> AESGDecoderLM:
+    """Return a model with trained weights and a memory of its own."""
+    model = AESGDecoderLM.small(workspace.plan.vocab_size, str(memory))
+    model.load_state_dict(state)
+    return model
+
+
+@click.command()
+@click.option("--folder", default="aesg_demo", show_default=True, type=click.Path(path_type=Path))
+def main(folder: Path) -> None:
+    """Train end to end what the demo trained in two stages, and compare."""
+    workspace = Workspace(folder.absolute())
+    if not workspace.checkpoint.exists():
+        console.print(f"SKIPPED: no finished demo in {folder}; run `python -m aesg.demo` first")
+        return
+    table = Table("training", "ablated", "ONLINE", title="held-out perplexity")
+    with tempfile.TemporaryDirectory() as scratch:
+        trained = trained_end_to_end(workspace, Path(scratch) / "training")
+        trained.memory.close()
+        states = {
+            "end to end": trained.state_dict(),
+            "two stages": torch.load(workspace.checkpoint, weights_only=True)["model"],
+        }
+        for name, state in states.items():
+            model = with_weights(workspace, state, Path(scratch) / name)
+            with model.memory:
+                row = perplexities(workspace, model)
+            table.add_row(name, *(f"{perplexity:.2f}" for perplexity in row))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
