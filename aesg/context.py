@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aesg.errors import AESGMemoryError
 from storage_backends.types import Floats, Ids, ValueKind
 
 
@@ -94,9 +95,15 @@ class RetrievedContext:
 
     @cached_property
     def vectors(self) -> Tensor:
-        """What each concept stands for, ``(..., K, D)``: its vector value, else its raw key."""
+        """What each concept stands for, ``(..., K, D)``: its vector value, else its raw key.
+
+        Raises
+        ------
+        AESGMemoryError
+            If they were not asked for.
+        """
         if self.found.vectors is None:
-            return self.keys
+            raise AESGMemoryError("No vectors: expected recall(..., vectors=True), got False")
         return torch.from_numpy(self.found.vectors).to(self.keys.device).view(self.keys.shape)
 
     @cached_property

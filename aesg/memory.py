@@ -48,9 +48,9 @@ class AESGMemory(MemoryHandle):
     directory : str or path, optional
         Made if it does not exist. Default: ``config.storage_directory``, else
         ``./aesg_memory``.
-    config : AESGConfig
-        Validated before anything is written. With ``memory_mode="INFERENCE"`` an existing memory
-        is opened read-only.
+    config : AESGConfig, optional
+        Default: that of an existing memory, else ``AESGConfig()``. Validated before anything is
+        written. With ``memory_mode="INFERENCE"`` an existing memory is opened read-only.
 
     Raises
     ------
@@ -109,10 +109,11 @@ class AESGMemory(MemoryHandle):
     def retrieve(
         self, query: Tensor, *, top_k: int = DEFAULT_TOP_K, origins: Tensor | None = None
     ) -> RetrievedContext:
-        """Retrieve concepts and, where the mode allows, learn from the query.
+        """Retrieve concepts and, where the mode allows, learn from the query at once.
 
         A novel query becomes a provisional concept, an explained one confirms the nearest. What is
-        learned shows from the next call on. Consecutive calls with as many queries form sequences
+        learned shows from the next call on. What a query led to is not asked for; `recall`,
+        `defer` and `observe` are for that. Consecutive calls with as many queries form sequences
         until `reset_state`.
 
         Parameters
@@ -134,7 +135,7 @@ class AESGMemory(MemoryHandle):
         AESGNavigationError
             If the query has another width, or holds NaN or infinity, or an argument does not fit.
         """
-        context = self.recall(query, top_k=top_k, origins=origins, vectors=True)
+        context = self.recall(query, top_k=top_k, origins=origins)
         if self._permissions.create_concepts:
             state = self._state
             with state.lock, storage_errors(f"write to memory '{self.directory}'"):
@@ -150,7 +151,7 @@ class AESGMemory(MemoryHandle):
         outcomes: Tensor | None = None,
         top_k: int = DEFAULT_TOP_K,
         origins: Tensor | None = None,
-        vectors: bool = False,
+        vectors: bool = True,
     ) -> RetrievedContext:
         """Retrieve concepts and learn nothing; for layers that know more than the query.
 
@@ -164,7 +165,8 @@ class AESGMemory(MemoryHandle):
         top_k, origins
             As for `retrieve`.
         vectors : bool
-            Whether ``context.vectors`` is needed besides the keys.
+            Whether to gather ``context.vectors`` besides the keys; a layer that needs integer
+            values alone saves the time.
 
         Raises
         ------
@@ -220,9 +222,9 @@ class AESGMemory(MemoryHandle):
                 held -= self._deferred.pop(0).nbytes
 
     def observe(self, outcomes: Tensor) -> None:
-        """Say what really came at each position of the forward pass just made.
+        """Say what really came at each query that was deferred since the last `update_topology`.
 
-        Ignored in INFERENCE.
+        Ignored in INFERENCE, and where nothing waits: `retrieve` has learned already.
 
         Parameters
         ----------
@@ -293,9 +295,9 @@ class AESGMemory(MemoryHandle):
         with state.lock, storage_errors(f"write to memory '{self.directory}'"):
             held = 0 if allowed.evolutionary_pressure else state.node_count
             if held + len(vectors) > most:
+                kept = f" beside {held} that {self._mode.value} may not prune" if held else ""
                 raise AESGMemoryError(
-                    f"No room for {len(vectors)} concepts: expected at most max_concepts={most}, "
-                    f"got {held} held that {self._mode.value} may not prune"
+                    f"No room: expected at most max_concepts={most}, got {len(vectors)} more{kept}"
                 )
             pruned_to = most if allowed.evolutionary_pressure else None
             return state.remember(vectors, kind, value_ids, value_vectors, packed, own, pruned_to)

@@ -40,7 +40,8 @@ class MemoryHandle(nn.Module):
 
     def __init__(self, directory: str | os.PathLike[str] | None, config: AESGConfig | None) -> None:
         super().__init__()
-        config = AESGConfig() if config is None else config
+        if config is None:
+            config = _config_of(resolved(directory or DEFAULT_DIRECTORY))
         validate(config)
         logging.getLogger("aesg").setLevel(config.log_level)
         self.config = config
@@ -144,7 +145,7 @@ class MemoryHandle(nn.Module):
         if self._closed:
             raise AESGMemoryError(
                 f"The memory '{self.directory}' was closed through this handle: "
-                f"open it again with AESGMemory({str(self.directory)!r})"
+                f"open it again with AESGMemory.open({str(self.directory)!r}, mode=...)"
             )
         bound = self._bound
         if bound is not None and bound.inherited:
@@ -192,3 +193,8 @@ class MemoryHandle(nn.Module):
 def resolved(directory: str | os.PathLike[str]) -> Path:
     """Return the one path of a directory, however it is written."""
     return Path(os.path.realpath(directory))
+
+
+def _config_of(directory: Path) -> AESGConfig:
+    """Return the parameters that a directory was written with; the defaults for a new one."""
+    return binding.stored_config(directory) if binding.exists(directory) else AESGConfig()

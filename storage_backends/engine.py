@@ -44,7 +44,7 @@ class Engine:
         self._builder: _BaseBuilder | None = None
         self._next_attempt = 0  # slots from which a graph is tried again after a failure
         self._view = View.of(store.load())
-        self._rebuild_base()
+        self._rebuild_base_if_stale()
 
     def view(self) -> View:
         """Return the read state of the last commit."""
@@ -77,7 +77,7 @@ class Engine:
             changes = self.store.changes(self._view.generation)
             if changes is None:
                 self._view = View.of(self.store.load())
-                self._rebuild_base()
+                self._rebuild_base_if_stale()
             else:
                 self._advance(changes)
             return True
@@ -122,12 +122,8 @@ class Engine:
         covered = view.base.size if view.base is not None else 0
         stale = view.size > self._exact_below and view.size - covered > _STALE * view.size
         if stale and self._builder is None and view.size >= self._next_attempt:
+            _log.info("building the seed index over %d concepts", view.size)
             self._builder = _BaseBuilder(view)
-
-    def _rebuild_base(self) -> None:
-        if self._view.size > self._exact_below:
-            _log.info("building the seed index over %d concepts", self._view.size)
-            self._view = replace(self._view, base=HnswBase.build(self._view.keys))
 
     def _adopt_base(self) -> None:
         """Put a finished graph into the view, if its slots still mean the same concepts."""

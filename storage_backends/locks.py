@@ -72,7 +72,7 @@ class WriterLock:
             if time.monotonic() >= deadline:
                 raise StoreLockedError(
                     f"{path}: expected no other writer, but the memory is open for writing by "
-                    f"{holder}. Close it there, or open with read_only=True"
+                    f"{holder}. Close it there, or open it for reading only"
                 )
             time.sleep(_RETRY_SECONDS)
 
@@ -96,7 +96,7 @@ def _try_lock(path: Path) -> str | None:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
     except OSError as error:
-        expected = "to be allowed to write it, or read_only=True"
+        expected = "to be allowed to write it, or to open it for reading only"
         raise layout.translate(error, path, expected) from error
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -357,3 +357,12 @@ def test_queries_on_a_device_are_answered_there() -> None:
     assert found.value_ids[0] == 5
     found.aggregate().sum().backward()
     assert query.grad is not None
+
+
+def test_vectors_that_were_not_asked_for_are_an_error_and_not_the_keys() -> None:
+    memory = opened()
+    memory.remember(patterns(0), values=2 * patterns(1))
+    context = memory.recall(patterns(0), vectors=False)
+    with pytest.raises(AESGMemoryError, match="vectors=True"):
+        _ = context.vectors
+    assert torch.equal(memory.recall(patterns(0)).vectors[0, 0], 2 * patterns(1)[0])

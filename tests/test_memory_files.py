@@ -12,7 +12,7 @@ import lmdb
 import pytest
 import torch
 
-from aesg import AESGConfig, AESGConfigError, AESGMemory, AESGStorageError
+from aesg import AESGConfig, AESGConfigError, AESGMemory, AESGStorageError, MemoryMode
 from storage_backends.engine import Engine
 from storage_backends.errors import StoreFullError
 from tests import memory_children as children
@@ -245,3 +245,11 @@ def test_a_close_that_fails_says_so_and_lets_go(failing: _Failing) -> None:
     with pytest.raises(AESGStorageError, match=r"close memory '.*': no room"):
         memory.close()
     assert run_child(children.try_to_open, str(memory.directory)) == ["opened"]
+
+
+def test_a_memory_without_a_config_keeps_the_one_it_was_written_with() -> None:
+    with AESGMemory("kept", AESGConfig(vector_dim=5, novelty_birth_threshold=7)):
+        pass
+    with AESGMemory("kept") as memory:
+        assert memory.config == AESGConfig(vector_dim=5, novelty_birth_threshold=7)
+        assert memory.mode is MemoryMode.TRAIN

@@ -187,7 +187,7 @@ def test_inference_remembers_nothing_silently() -> None:
 def test_a_mode_that_may_not_prune_says_when_there_is_no_room(mode: str) -> None:
     memory = opened(memory_mode=mode, max_concepts=3)
     memory.remember(patterns(0, 1))
-    with pytest.raises(AESGMemoryError, match=f"max_concepts=3, got 2 held that {mode}"):
+    with pytest.raises(AESGMemoryError, match=f"max_concepts=3, got 2 more beside 2 that {mode}"):
         memory.remember(patterns(2, 3))
     assert born(memory) == 2
     memory.remember(pattern(2))
@@ -200,7 +200,7 @@ def test_train_makes_room_for_what_is_remembered() -> None:
     kept = memory.remember(patterns(2, 3)).tolist()
     assert born(memory) == 3
     assert set(kept) <= set(memory.recall(pattern(0)).concept_ids.tolist())
-    with pytest.raises(AESGMemoryError, match="No room for 4 concepts"):
+    with pytest.raises(AESGMemoryError, match="max_concepts=3, got 4 more"):
         memory.remember(patterns(4, 5, 6, 7))
     assert memory.storage.verify() == []
 

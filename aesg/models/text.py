@@ -148,7 +148,11 @@ class AESGDecoderLM(AESGModel):
             return self._logits(self._last.transform(hidden)).log_softmax(-1)
         outcomes = F.pad(tokens[:, 1:], (0, 1), value=UNKNOWN)  # the input says what came next
         context = self.memory.recall(
-            query, outcomes=outcomes, top_k=self.memory_attention.top_k, origins=_origins(tokens)
+            query,
+            outcomes=outcomes,
+            top_k=self.memory_attention.top_k,
+            origins=_origins(tokens),
+            vectors=False,
         )
         hidden = self.memory_attention(hidden, context, self.embedding.weight)
         hidden = self._last.transform(hidden)

@@ -180,7 +180,7 @@ class TestHandles:
                     generation = writer.commit(batch_of(writer.generation() + 1))
                     assert reader.generation() == generation
                     assert picture(reader) == picture(writer)
-            with pytest.raises(StoreReadOnlyError, match="read_only=True"):
+            with pytest.raises(StoreReadOnlyError, match="reading only"):
                 reader.commit(WriteBatch())
             assert reader.generation() == 6
 
@@ -275,7 +275,7 @@ class TestPermissions:
         assert reading.startswith("StoreReadOnlyError")
         assert "lock.mdb" in reading
         assert writing.startswith("StoreReadOnlyError")
-        assert "read_only=True" in writing
+        assert "reading only" in writing
 
     def test_a_stranger_who_may_write_the_lock_file_may_read(self, shared: Path) -> None:
         (shared / "gen-000001" / "lock.mdb").chmod(0o666)
@@ -294,7 +294,7 @@ class TestPermissions:
             subprocess.run(["mount", "-o", "remount,ro,bind", bound], check=True)
             with LMDBStore.open(bound, read_only=True) as store:
                 assert picture(store) == Oracle(store.uuid).at(3)
-            with pytest.raises(StoreReadOnlyError, match="read_only=True"):
+            with pytest.raises(StoreReadOnlyError, match="reading only"):
                 LMDBStore.open(bound)
         finally:
             subprocess.run(["umount", bound], check=True)
