@@ -12,8 +12,9 @@ from pathlib import Path
 
 from aesg._seam import storage_errors
 from aesg.config import AESGConfig
-from aesg.errors import AESGStorageError
+from aesg.memory_stored import config_of
 from aesg.state import MemoryState
+from storage_backends.errors import StoreError
 from storage_backends.layout import current_folder
 from storage_backends.lmdb_store import LMDBStore
 
@@ -50,8 +51,10 @@ class Bound:
             with storage_errors(f"write to memory '{directory}'"):
                 self.state.adopt(config)
         except BaseException:
-            _release(self.state)
+            if _let_go(self.state):
+                self.state.engine.close()
             raise
+        self._directory = directory
         self._pid = os.getpid()
         self._finalizer = weakref.finalize(owner, _release_elsewhere, self.state)
         self._finalizer.atexit = False  # that is for `_close_all`
@@ -62,9 +65,22 @@ class Bound:
         return self._pid != os.getpid()
 
     def release(self) -> None:
-        """Let go now; the last holder saves and closes the memory."""
-        if self._finalizer.detach():
-            _release(self.state)
+        """Let go now; the last holder saves and closes the memory.
+
+        Raises
+        ------
+        AESGStorageError
+            If it cannot be saved; it is still held then.
+        """
+        with _lock, storage_errors(f"close memory '{self._directory}'"):
+            if not self._finalizer.alive:
+                return
+            if _holders.get(self.state) == 1:
+                with self.state.lock:
+                    self.state.save()
+            self._finalizer.detach()
+            if _let_go(self.state):
+                self.state.engine.close()
 
 
 def stored_config(directory: Path) -> AESGConfig:
@@ -75,11 +91,18 @@ def stored_config(directory: Path) -> AESGConfig:
     AESGStorageError
         If there is no memory in the directory, or it cannot be read.
     """
-    state = _acquire(directory, read_only=True, create=False)
-    try:
-        return state.config
-    finally:
-        _release(state)
+    with _lock, storage_errors(f"open memory '{directory}'"):
+        for read_only in (False, True):
+            state = _current_state(directory, read_only)
+            if state is not None:
+                with state.lock:
+                    state.refresh()
+                    return state.config
+        with LMDBStore.open(directory, read_only=True) as store:
+            changes = store.changes(store.generation())  # nothing but the settings
+            while changes is None:  # the log was cut in between
+                changes = store.changes(store.generation())
+            return config_of(changes.settings)
 
 
 def exists(directory: Path) -> bool:
@@ -90,18 +113,36 @@ def exists(directory: Path) -> bool:
 
 _lock = threading.RLock()
 _states: dict[tuple[Path, bool], MemoryState] = {}  # by directory and read_only
-_holders: dict[int, int] = {}  # by identity of the state
+_holders: dict[MemoryState, int] = {}  # of a directory that was replaced, too
 
 
 def _acquire(directory: Path, *, read_only: bool, create: bool) -> MemoryState:
     with _lock:
-        place = (directory, read_only and (directory, False) not in _states)
-        state = _states.get(place)
+        state = _current_state(directory, False)
+        if state is None and read_only:
+            state = _current_state(directory, True)
         if state is None:
             with storage_errors(f"open memory '{directory}'"):
-                state = _states[place] = _opened(directory, read_only, create)
-        _holders[id(state)] = _holders.get(id(state), 0) + 1
+                state = _opened(directory, read_only, create)
+            _states[directory, read_only] = state
+        _holders[state] = _holders.get(state, 0) + 1
         return state
+
+
+def _current_state(directory: Path, read_only: bool) -> MemoryState | None:
+    """Return the state of a directory, unless another one stands in its place by now."""
+    state = _states.get((directory, read_only))
+    if state is None:
+        return None
+    try:
+        with state.lock:
+            state.revive()
+        current = state.engine.store.is_current()
+    except StoreError:
+        current = False
+    if not current:
+        del _states[directory, read_only]
+    return state if current else None
 
 
 def _opened(directory: Path, read_only: bool, create: bool) -> MemoryState:
@@ -114,17 +155,18 @@ def _opened(directory: Path, read_only: bool, create: bool) -> MemoryState:
         raise
 
 
-def _release(state: MemoryState) -> None:
+def _let_go(state: MemoryState) -> bool:
+    """Count one holder less; True if it was the last, and the state is the caller's to close."""
     with _lock:
-        if id(state) not in _holders:
-            return  # inherited through a fork: the parent's to close
-        _holders[id(state)] -= 1
-        if not _holders[id(state)]:
-            del _holders[id(state)]
-            place = next(place for place, held in _states.items() if held is state)
+        if state not in _holders:
+            return False  # inherited through a fork: the parent's to close
+        _holders[state] -= 1
+        if _holders[state]:
+            return False
+        del _holders[state]
+        for place in [place for place, held in _states.items() if held is state]:
             del _states[place]
-            with storage_errors(f"close memory '{place[0]}'"):
-                state.close()
+        return True
 
 
 def _release_elsewhere(state: MemoryState) -> None:
@@ -132,28 +174,30 @@ def _release_elsewhere(state: MemoryState) -> None:
 
     The garbage collector may have found the handle in the middle of anything, with any lock held.
     """
-    if id(state) in _holders:
+    if state in _holders:
         threading.Thread(target=_release_or_log, args=(state,), name="aesg-release").start()
 
 
 def _release_or_log(state: MemoryState) -> None:
-    try:
-        _release(state)
-    except AESGStorageError:
-        _log.exception("a memory that was dropped unclosed could not be saved")
+    with _lock:
+        try:
+            if _let_go(state):
+                state.close()
+        except Exception:  # nobody is there to be told
+            _log.exception("a memory that was dropped unclosed could not be saved")
 
 
 def _forget_in_child() -> None:
     """Leave the parent's states alone; handles open the directory anew where they are used."""
     global _lock
     _lock = threading.RLock()
-    _inherited.extend(_states.values())
+    _inherited.extend(_holders)
     _states.clear()
     _holders.clear()
 
 
 def _close_all() -> None:
-    for state in _states.values():
+    for state in _holders:
         try:
             state.close()
         except Exception:  # the interpreter ends: say it, and let the others close

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aesg.errors import AESGMemoryError
+from storage_backends.lazy import lazy
 from storage_backends.types import Floats, Ids, ValueKind
 
 
@@ -93,7 +93,7 @@ class RetrievedContext:
     abstract_weight: Tensor
     found: Found
 
-    @cached_property
+    @lazy
     def vectors(self) -> Tensor:
         """What each concept stands for, ``(..., K, D)``: its vector value, else its raw key.
 
@@ -106,7 +106,7 @@ class RetrievedContext:
             raise AESGMemoryError("No vectors: expected recall(..., vectors=True), got False")
         return torch.from_numpy(self.found.vectors).to(self.keys.device).view(self.keys.shape)
 
-    @cached_property
+    @lazy
     def value_ids(self) -> Tensor:
         """Integer values ``(..., K)``, int64; -1 where a concept has none."""
         integer = (self.found.value_kinds == ValueKind.INTEGER) & (self.found.ids != 0)

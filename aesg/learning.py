@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +21,9 @@ from storage_backends.types import Floats, ValueKind
 #: The outcome that says "not known" (the ``ignore_index`` of cross-entropy).
 UNKNOWN = -100
 
+#: Bytes of retrievals that wait to be learned from; beyond them the oldest are forgotten.
+_MOST_DEFERRED = 1 << 28
+
 
 @dataclass
 class Deferred:
@@ -30,17 +36,87 @@ class Deferred:
         What is known so far; `UNKNOWN` marks gaps.
     log_probs : (..., V) tensor or None
         What model and memory together expected, detached.
+    observed : bool
+        Whether the outcomes are what really came.
     """
 
     context: RetrievedContext
     outcomes: Tensor | None = None
     log_probs: Tensor | None = None
+    observed: bool = False
 
     @property
     def nbytes(self) -> int:
         """Memory that the larger tensors take."""
-        held = self.context.keys.nbytes
-        return held if self.log_probs is None else held + self.log_probs.nbytes
+        held = (self.context.keys, self.context.found.vectors, self.log_probs)
+        return sum(each.nbytes for each in held if each is not None)
+
+
+class Waiting:
+    """Retrievals that wait to be learned from, oldest first, in a bounded amount of memory."""
+
+    def __init__(self) -> None:
+        self._held: deque[Deferred] = deque()
+        self._bytes = 0
+
+    def __iter__(self) -> Iterator[Deferred]:
+        return iter(self._held)
+
+    def add(self, deferred: Deferred) -> None:
+        """Add a retrieval; the oldest yield where there are too many.
+
+        Raises
+        ------
+        AESGMemoryError
+            If its outcomes do not fit its queries.
+        """
+        if deferred.outcomes is not None:
+            _check_outcomes(deferred.outcomes, deferred.context)
+        self._held.append(deferred)
+        self._bytes += deferred.nbytes
+        while self._bytes > _MOST_DEFERRED and len(self._held) > 1:
+            self.take()
+
+    def observe(self, outcomes: Tensor) -> None:
+        """Say what came at the retrievals added since the last call.
+
+        Raises
+        ------
+        AESGMemoryError
+            If the outcomes do not fit the queries of each of them; nothing is changed.
+        """
+        asked = [each for each in self._held if not each.observed]
+        for each in asked:
+            _check_outcomes(outcomes, each.context)
+        for each in asked:
+            each.outcomes, each.observed = outcomes.detach(), True
+
+    def take(self) -> Deferred | None:
+        """Take out the oldest; None where nothing waits."""
+        if not self._held:
+            return None
+        deferred = self._held.popleft()
+        self._bytes -= deferred.nbytes
+        return deferred
+
+
+def _check_outcomes(outcomes: Any, context: RetrievedContext) -> None:
+    if not isinstance(outcomes, Tensor) or outcomes.is_complex() or outcomes.dtype is torch.bool:
+        got = outcomes.dtype if isinstance(outcomes, Tensor) else type(outcomes).__name__
+        raise AESGMemoryError(
+            f"Outcomes of wrong type: expected a tensor of integers or floats, got {got}"
+        )
+    count, dim = context.found.queries.shape
+    floats = outcomes.is_floating_point()
+    tail = (dim,) if floats else ()
+    fitting = [(*context.mask.shape[:-1], *tail), (count, *tail)]
+    if tuple(outcomes.shape) not in fitting:
+        what = f"vectors of width {dim}" if floats else "integers"
+        shapes = " or ".join(str(shape) for shape in dict.fromkeys(fitting))
+        raise AESGMemoryError(
+            f"Outcomes do not fit the queries: expected {count} {what} in a tensor of shape "
+            f"{shapes}, got shape {tuple(outcomes.shape)}"
+        )
 
 
 def experience_of(deferred: Deferred, threshold: float) -> Experience:
@@ -62,12 +138,6 @@ def experience_of(deferred: Deferred, threshold: float) -> Experience:
 
 def _with_integers(deferred: Deferred, outcomes: Tensor) -> Experience:
     found = deferred.context.found
-    count = len(found.queries)
-    if outcomes.numel() != count:
-        raise AESGMemoryError(
-            f"Outcomes do not fit the queries: expected {count} integers "
-            f"(one for each position), got shape {tuple(outcomes.shape)}"
-        )
     came: NDArray[np.int64] = outcomes.detach().reshape(-1).long().cpu().numpy()
     known = came != UNKNOWN
     _check_range(came[known], deferred.log_probs)
@@ -103,11 +173,6 @@ def _given(log_probs: Tensor, came: NDArray[np.int64]) -> Floats:
 def _with_vectors(context: RetrievedContext, outcomes: Tensor, threshold: float) -> Experience:
     found = context.found
     count, dim = found.queries.shape
-    if outcomes.numel() != count * dim:
-        raise AESGMemoryError(
-            f"Outcomes do not fit the queries: expected {count} vectors of width {dim}, "
-            f"got shape {tuple(outcomes.shape)}"
-        )
     vectors = _array(outcomes, (count, dim))
     if not np.isfinite(vectors).all():
         raise AESGMemoryError("Outcomes hold NaN or infinity: expected finite numbers")

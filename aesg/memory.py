@@ -18,9 +18,9 @@ from aesg.attention import attend
 from aesg.config import AESGConfig
 from aesg.context import RetrievedContext
 from aesg.errors import AESGMemoryError
-from aesg.learning import Deferred, experience_of
+from aesg.learning import Deferred, Waiting, experience_of
 from aesg.memory_handle import MemoryHandle, resolved
-from aesg.memory_inputs import check_top_k, keys_of, queries_of, values_of
+from aesg.memory_inputs import check_top_k, ids_of, keys_of, queries_of, values_of
 from aesg.modes import MemoryMode
 from aesg.payload import pack_payloads, unpack_payload
 from aesg.reading import Reading, read
@@ -32,8 +32,6 @@ DEFAULT_TOP_K = 32
 #: Initial scale of cosines in the attention: a temperature of one tenth.
 _FIRST_SCALE = 10.0
 _FIRST_RECENCY = 0.5
-#: Bytes of retrievals that wait for `update_topology`; beyond them the oldest are forgotten.
-_MOST_DEFERRED = 1 << 30
 
 
 class AESGMemory(MemoryHandle):
@@ -75,7 +73,7 @@ class AESGMemory(MemoryHandle):
         self.log_scale = nn.Parameter(torch.tensor(_FIRST_SCALE).log())
         self.recency = nn.Parameter(torch.tensor(_FIRST_RECENCY))
         self.null_logit = nn.Parameter(torch.tensor(0.0))
-        self._deferred: list[Deferred] = []
+        self._deferred = Waiting()
         self._trail: Ids | None = None
         self._bind(read_only=self._reads_only())
 
@@ -213,43 +211,63 @@ class AESGMemory(MemoryHandle):
         log_probs : (..., V) tensor, optional
             What model and memory together expected; the explanation score of an integer outcome
             is the probability given to it.
+
+        Raises
+        ------
+        AESGMemoryError
+            If the outcomes do not fit the queries, as in `observe`.
         """
         if self._permissions.create_concepts:
             log_probs = None if log_probs is None else log_probs.detach()
-            self._deferred.append(Deferred(context.detached(), outcomes, log_probs))
-            held = sum(each.nbytes for each in self._deferred)
-            while held > _MOST_DEFERRED and len(self._deferred) > 1:
-                held -= self._deferred.pop(0).nbytes
+            self._deferred.add(Deferred(context.detached(), outcomes, log_probs))
 
     def observe(self, outcomes: Tensor) -> None:
-        """Say what really came at each query that was deferred since the last `update_topology`.
+        """Say what really came at each query that was deferred since the last `observe`.
 
         Ignored in INFERENCE, and where nothing waits: `retrieve` has learned already.
 
         Parameters
         ----------
-        outcomes : (...,) int64 or (..., D) float tensor
-            One for each query, integers from 0 on; -100 where it is not known.
+        outcomes : (...,) or (N,) integer tensor, or (..., D) or (N, D) float tensor
+            One for each query, in the shape of the queries or flat, integers from 0 on; -100
+            where it is not known.
+
+        Raises
+        ------
+        AESGMemoryError
+            If type or shape do not fit; nothing is changed.
 
         Notes
         -----
-        Outcomes that do not fit the queries make `update_topology` raise an `AESGMemoryError`.
+        Outcomes out of range make `update_topology` raise an `AESGMemoryError`.
         """
-        for deferred in self._deferred:
-            deferred.outcomes = outcomes.detach()
+        self._deferred.observe(outcomes)
 
     def update_topology(self) -> None:
-        """Learn from the queries since the last call; age, prune and commit where it is due."""
+        """Learn from the queries since the last call; age, prune and commit where it is due.
+
+        Raises
+        ------
+        AESGMemoryError
+            If an outcome is out of range or not finite; all other retrievals are learned from.
+        AESGStorageError
+            If what was learned cannot be written; it waits for the next commit.
+        """
         allowed = self._permissions
-        deferred, self._deferred = self._deferred, []
         if not allowed.consolidation:
+            self._deferred = Waiting()
             return
-        state = self._state
+        state, wrong = self._state, None
         with state.lock, storage_errors(f"write to memory '{self.directory}'"):
-            for each in deferred:
-                self._learn(each)
+            while deferred := self._deferred.take():
+                try:
+                    self._learn(deferred)
+                except AESGMemoryError as error:
+                    wrong = wrong or error
             state.advance(self.config, allowed.evolutionary_pressure)
             state.commit_if_due()
+        if wrong is not None:
+            raise wrong
 
     def remember(
         self,
@@ -303,8 +321,14 @@ class AESGMemory(MemoryHandle):
             return state.remember(vectors, kind, value_ids, value_vectors, packed, own, pruned_to)
 
     def payloads(self, concept_ids: Ids | Sequence[int]) -> list[Any]:
-        """Return the payload of each concept; None where there is none."""
-        ids = np.asarray(concept_ids, np.uint64).ravel()
+        """Return the payload of each concept; None where there is none.
+
+        Raises
+        ------
+        AESGMemoryError
+            If an id is not an integer from 0 to 2**64 - 1.
+        """
+        ids = ids_of(concept_ids)
         self.refresh()
         state = self._state
         with state.lock, storage_errors(f"read memory '{self.directory}'"):
@@ -317,13 +341,13 @@ class AESGMemory(MemoryHandle):
         What is counted and stored stays.
         """
         self._trail = None
-        self._deferred = []
+        self._deferred = Waiting()
 
     # Inside
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy takes along: not what waits to be learned from."""
-        return {**super().__getstate__(), "_deferred": [], "_trail": None}
+        return {**super().__getstate__(), "_deferred": Waiting(), "_trail": None}
 
     def _context(self, query: Tensor, reading: Reading) -> RetrievedContext:
         """Return the columns of a reading as tensors of the query's shape and device."""

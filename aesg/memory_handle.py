@@ -14,7 +14,7 @@ from torch.utils.data import get_worker_info
 from aesg import binding
 from aesg._seam import storage_errors
 from aesg.config import AESGConfig
-from aesg.errors import AESGMemoryError
+from aesg.errors import AESGMemoryError, AESGStorageError
 from aesg.history import EvolutionLog
 from aesg.memory_stats import NoveltyRates, StorageInfo
 from aesg.modes import PERMISSIONS, MemoryMode, Permissions
@@ -114,10 +114,16 @@ class MemoryHandle(nn.Module):
         """Save, and let go of the directory; the last handle of the process closes it.
 
         A second call does nothing.
+
+        Raises
+        ------
+        AESGStorageError
+            If it cannot be saved; the handle stays open and can be used, and closed later.
         """
-        bound, self._bound, self._closed = self._bound, None, True
+        bound = self._bound
         if bound is not None and not bound.inherited:
             bound.release()
+        self._bound, self._closed = None, True
 
     def __enter__(self) -> Self:
         return self
@@ -154,8 +160,7 @@ class MemoryHandle(nn.Module):
             bound = None
         if bound is None:
             bound = self._bind(read_only=self._reads_only())
-        elif bound.state.vector_dim != self.vector_dim:
-            bound.state.adopt(self.config)
+        bound.state.require_width(self.vector_dim)
         return bound.state
 
     @property
@@ -191,8 +196,19 @@ class MemoryHandle(nn.Module):
 
 
 def resolved(directory: str | os.PathLike[str]) -> Path:
-    """Return the one path of a directory, however it is written."""
-    return Path(os.path.realpath(directory))
+    """Return the one path of a directory, however it is written.
+
+    Raises
+    ------
+    AESGStorageError
+        If it is no path, or the present directory that it starts from is gone.
+    """
+    try:
+        return Path(os.path.realpath(directory))
+    except (OSError, TypeError, ValueError) as error:
+        raise AESGStorageError(
+            f"Directory: expected a path of text, got {directory!r} ({error})"
+        ) from error
 
 
 def _config_of(directory: Path) -> AESGConfig:

@@ -91,7 +91,7 @@ def values_of(
     none = np.zeros(count, np.int64)
     if values is None:
         return ValueKind.KEY, none, None
-    given = _array(values)
+    given = _array("values", values)
     if not count and not given.size:
         return ValueKind.KEY, none, None
     if given.dtype.kind in "iu" and given.size == count and given.shape in ((count,), ()):
@@ -108,11 +108,30 @@ def values_of(
     )
 
 
+def ids_of(concept_ids: Any) -> Ids:
+    """Return concept ids, ``(N,)`` uint64.
+
+    Raises
+    ------
+    AESGMemoryError
+        If they are not integers from 0 to 2**64 - 1.
+    """
+    given = _array("concept_ids", concept_ids)
+    if not given.size:
+        return np.empty(0, np.uint64)
+    if given.dtype.kind not in "iu" or (given.dtype.kind == "i" and given.min() < 0):
+        raise AESGMemoryError(
+            f"concept_ids: expected integers from 0 to 2**64 - 1, got {given.dtype} of shape "
+            f"{given.shape}{_extremes(given)}"
+        )
+    return given.astype(np.uint64).ravel()
+
+
 def _vector_shapes(count: int, dim: int) -> list[tuple[int, ...]]:
     return [(1, dim), (dim,)] if count == 1 else [(count, dim)]
 
 
-def _array(values: Any) -> NDArray[Any]:
+def _array(name: str, values: Any) -> NDArray[Any]:
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         array: NDArray[Any] = (values.float() if values.is_floating_point() else values).numpy()
@@ -120,7 +139,7 @@ def _array(values: Any) -> NDArray[Any]:
     try:
         return np.asarray(values)
     except ValueError as error:  # rows of unequal length
-        raise AESGMemoryError(f"values: expected one array, got {error}") from error
+        raise AESGMemoryError(f"{name}: expected one array, got {error}") from error
 
 
 def _extremes(given: NDArray[Any]) -> str:

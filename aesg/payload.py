@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgpack
+import numpy as np
 
 from aesg.errors import AESGMemoryError
 
@@ -19,12 +20,15 @@ def pack_payloads(payloads: Sequence[Any] | None, count: int) -> list[bytes | No
     Raises
     ------
     AESGMemoryError
-        If the number differs, or a payload cannot be encoded or is longer than `MAX_BYTES`.
+        If the number differs, or a payload cannot be encoded, or not be decoded again, or is
+        longer than `MAX_BYTES`.
     """
     if payloads is None:
         return [None] * count
-    if isinstance(payloads, str | bytes) or len(payloads) != count:
-        got = type(payloads).__name__ if isinstance(payloads, str | bytes) else len(payloads)
+    listed = isinstance(payloads, Sequence | np.ndarray) and not isinstance(payloads, str | bytes)
+    listed = listed and getattr(payloads, "shape", None) != ()
+    if not listed or len(payloads) != count:
+        got = len(payloads) if listed else type(payloads).__name__
         raise AESGMemoryError(f"payloads: expected a sequence of {count}, got {got}")
     return [None if item is None else _packed(item, place) for place, item in enumerate(payloads)]
 
@@ -37,6 +41,7 @@ def unpack_payload(packed: bytes | None) -> Any:
 def _packed(payload: Any, place: int) -> bytes:
     try:
         packed: bytes = msgpack.packb(payload)
+        unpack_payload(packed)  # a map may have keys that can be written and not be read
     except (TypeError, ValueError, OverflowError) as error:
         raise AESGMemoryError(
             f"payloads[{place}]: expected what msgpack can encode, "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -26,8 +27,8 @@ from aesg.trainer import AESGTrainer
 console = Console()
 
 
-def trained_end_to_end(workspace: Workspace, memory: Path) -> AESGDecoderLM:
-    """Return a model that had its memory from the first step on."""
+def trained(workspace: Workspace, memory: Path, *, alone: bool) -> dict[str, torch.Tensor]:
+    """Return the weights of a model that had its memory from the first step on, or never."""
     plan = workspace.plan
     torch.manual_seed(plan.seed)
     model = AESGDecoderLM.small(plan.vocab_size, str(memory))
@@ -39,8 +40,9 @@ def trained_end_to_end(workspace: Workspace, memory: Path) -> AESGDecoderLM:
         batch_size=plan.batch,
         shuffle=True,
     )
-    AESGTrainer(model, learning_rate=plan.learning_rate).fit(batches)
-    return model
+    with model.memory, model.without_memory() if alone else nullcontext():
+        AESGTrainer(model, learning_rate=plan.learning_rate).fit(batches)
+    return model.state_dict()
 
 
 def perplexities(workspace: Workspace, model: AESGDecoderLM) -> tuple[float, float]:
@@ -71,10 +73,9 @@ def main(folder: Path) -> None:
         return
     table = Table("training", "ablated", "ONLINE", title="held-out perplexity")
     with tempfile.TemporaryDirectory() as scratch:
-        trained = trained_end_to_end(workspace, Path(scratch) / "training")
-        trained.memory.close()
         states = {
-            "end to end": trained.state_dict(),
+            "network alone": trained(workspace, Path(scratch) / "alone", alone=True),
+            "end to end": trained(workspace, Path(scratch) / "together", alone=False),
             "two stages": torch.load(workspace.checkpoint, weights_only=True)["model"],
         }
         for name, state in states.items():

@@ -8,12 +8,12 @@ when more than half of it is dead.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage_backends.columns import Filled, appended
+from storage_backends.lazy import lazy
 from storage_backends.types import Floats
 
 Slots = NDArray[np.int64]
@@ -75,12 +75,12 @@ class Adjacency:
         zeros = np.zeros(slots, np.int64)
         return cls(zeros, zeros.copy(), np.empty(0, _POOL_DTYPE))
 
-    @cached_property
+    @lazy
     def edge_count(self) -> int:
         """Number of live edges."""
         return int(self.count.sum())
 
-    @cached_property
+    @lazy
     def slot_kinds(self) -> NDArray[np.uint32]:
         """`EdgeKind` flags of the out-edges of each slot, ``(N,)``; 0 where there is none."""
         kinds = np.zeros(len(self.count), np.uint32)

@@ -25,17 +25,18 @@ from storage_backends.errors import (
     StoreFullError,
     StoreSchemaError,
 )
+from storage_backends.layout import FileKey
 from storage_backends.lmdb_errors import translate
 
 MAP_SIZE = 64 << 30
 _LEAST_MAP_SIZE = 1 << 26
 _MAX_READERS = 1024
+_LOCK_SIZE = 64 * (_MAX_READERS + 2)  # LMDB's header and one line of the cache for each reader
 _MAX_TABLES = 16
 _ENGINE = 0  # LMDB 0.9, whatever newer formats the binding offers
 
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 Result = TypeVar("Result")
-_FileKey = tuple[int, int]
 
 
 class Tables(NamedTuple):
@@ -83,7 +84,7 @@ class Environment:
         self._closed_because: str | None = None
         self._handles = 0
         self._env, self._tables = _open(folder, mode)
-        self.key = _key_of(self.data_file)
+        self.key = layout.key_of(self.data_file)
 
     def read(self, job: Job[Result]) -> Result:
         """Return what ``job`` returns in one read transaction.
@@ -192,6 +193,11 @@ class Environment:
             self._env, self._tables = _open(self._folder, self._mode)
             raise
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the environment is open and of this process."""
+        return self._pid == os.getpid() and self._closed_because is None
+
     def require_open(self) -> None:
         """Check that the environment is open and of this process.
 
@@ -218,8 +224,7 @@ class Environment:
                 with self._env.begin(write=write) as transaction:
                     return job(transaction, self._tables)
             except lmdb.MapResizedError:
-                pages = self._env.info()["last_pgno"] + 1
-                self._resize(2 * pages * self._env.stat()["psize"])
+                self._resize(_roomy_size(self._env))
 
     def _resize(self, size: int) -> None:
         try:
@@ -234,7 +239,7 @@ class Environment:
 
 #: Open environments of this process by device and inode of their data file. The inode cannot be
 #: another file's while the environment is open, which a path, or a folder's inode, could be.
-_shared: dict[_FileKey, Environment] = {}
+_shared: dict[FileKey, Environment] = {}
 # Taken before the lock of an environment, never after it.
 _guard = threading.RLock()
 _forking: list[Environment] = []
@@ -253,7 +258,7 @@ def acquire(folder: Path, mode: OpenMode) -> Environment:
         If LMDB cannot open it.
     """
     with _guard:
-        environment = _shared.get(_key_of(folder / layout.DATA))
+        environment = _shared.get(layout.key_of(folder / layout.DATA))
         if environment is None:
             _check_data_file(folder / layout.DATA)
             environment = Environment(folder, mode)
@@ -285,11 +290,6 @@ def initialise(folder: Path, entries: dict[bytes, bytes]) -> None:
         env.close()
 
 
-def _key_of(path: Path) -> _FileKey:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
-
-
 def _check_data_file(path: Path) -> None:
     # Pages at the end that were never more than free need not have been written: a short file is
     # damaged only if a page in use is missing.
@@ -307,7 +307,7 @@ def _check_data_file(path: Path) -> None:
 def _open(folder: Path, mode: OpenMode) -> tuple[lmdb.Environment, Tables]:
     env = _open_file(folder, mode)
     try:
-        tables = _open_tables(env, folder / layout.DATA)
+        tables = _find_tables(env, folder / layout.DATA)
         env.reader_check()
     except BaseException:
         env.close()
@@ -315,22 +315,35 @@ def _open(folder: Path, mode: OpenMode) -> tuple[lmdb.Environment, Tables]:
     return env, tables
 
 
-def _open_tables(env: lmdb.Environment, path: Path) -> Tables:
+def _find_tables(env: lmdb.Environment, path: Path) -> Tables:
     try:
-        # Not in a transaction of ours: the binding ends one that reads by an abort, which closes
-        # the tables opened in it.
-        system = env.open_db(b"sys", create=False)
-        with env.begin(db=system) as transaction:
-            # Before the other tables: a newer release may have others.
-            _check_schema(transaction.get(codec.SCHEMA), path)
-        others = [env.open_db(name.encode(), create=False) for name in codec.TABLES[1:]]
+        while True:
+            try:
+                return _open_tables(env, path)
+            except lmdb.MapResizedError:  # a writer made the file longer since it was opened
+                env.set_mapsize(_roomy_size(env))
     except lmdb.NotFoundError as error:
         raise StoreCorruptError(
             f"{path}: expected the tables {', '.join(codec.TABLES)}, got {error}"
         ) from error
     except lmdb.Error as error:
         raise translate(error, path, "open") from error
+
+
+def _open_tables(env: lmdb.Environment, path: Path) -> Tables:
+    # Not in a transaction of ours: the binding ends one that reads by an abort, which closes
+    # the tables opened in it.
+    system = env.open_db(b"sys", create=False)
+    with env.begin(db=system) as transaction:
+        # Before the other tables: a newer release may have others.
+        _check_schema(transaction.get(codec.SCHEMA), path)
+    others = [env.open_db(name.encode(), create=False) for name in codec.TABLES[1:]]
     return Tables(system, *others)
+
+
+def _roomy_size(env: lmdb.Environment) -> int:
+    """Return a map size for a file that another process has made longer than the map."""
+    return 2 * (env.info()["last_pgno"] + 1) * env.stat()["psize"]
 
 
 def _check_schema(record: bytes | None, path: Path) -> None:
@@ -344,6 +357,7 @@ def _check_schema(record: bytes | None, path: Path) -> None:
 
 
 def _open_file(folder: Path, mode: OpenMode) -> lmdb.Environment:
+    layout.reserve(folder / layout.LOCK, _LOCK_SIZE)
     size = mode.map_size
     while True:
         try:

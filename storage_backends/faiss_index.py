@@ -16,13 +16,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from storage_backends.adjacency import Slots
+from storage_backends.lazy import lazy
 from storage_backends.types import Floats
 
 EXACT_BELOW = 20_000
@@ -134,11 +134,11 @@ class SeedIndex:
             cosines[short, : exact.shape[1]] = similar
         return slots, cosines
 
-    @cached_property
+    @lazy
     def _inside(self) -> _Flat:
         return self._flat(0, self._covered)
 
-    @cached_property
+    @lazy
     def _outside(self) -> _Flat:
         return self._flat(self._covered, len(self.keys))
 

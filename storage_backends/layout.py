@@ -17,6 +17,7 @@ import re
 import struct
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeAlias
 
 from storage_backends.errors import (
     NotAStoreError,
@@ -30,10 +31,15 @@ from storage_backends.errors import (
 CURRENT = "CURRENT"
 WRITER_LOCK = "WRITER.lock"
 DATA = "data.mdb"
+LOCK = "lock.mdb"
 FIRST_GENERATION = "gen-000001"
+
+#: Device and inode of a file, which name it while it is open.
+FileKey: TypeAlias = tuple[int, int]
 
 _FOLDER = re.compile(r"gen-\d{6,}")
 _OWN_NAMES = {CURRENT, CURRENT + ".new", WRITER_LOCK, FIRST_GENERATION}
+_BLOCK = 512  # unit of st_blocks
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "fuse.sshfs", "fuse.glusterfs"}
 
 # LMDB 0.9, a 64-bit build: page header (number, padding, flags), then magic, version, address,
@@ -151,6 +157,41 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def key_of(path: str | os.PathLike[str]) -> FileKey:
+    """Return what tells the file at a path from every other file."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def reserve(path: Path, size: int) -> None:
+    """Give a file that LMDB maps and writes all its blocks, making it if it is missing.
+
+    LMDB leaves them to be found when they are written, and is killed by a signal where the file
+    system has none left. The file must not be open in this process: to close it drops the locks.
+    Where it may not be written nothing is done.
+
+    Raises
+    ------
+    StoreFullError
+        If there is no room for it.
+    """
+    try:
+        if path.exists() and path.stat().st_blocks * _BLOCK >= size:
+            return
+        if not hasattr(os, "posix_fallocate"):
+            return  # macOS has none
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        failure = translate(error, path, f"room for {size} bytes")
+        # Of all else LMDB knows better whether it matters.
+        if isinstance(failure, StoreFullError):
+            raise failure from error
 
 
 def is_short(path: Path) -> bool:

@@ -20,6 +20,7 @@ from storage_backends.errors import (
     StoreUsageError,
 )
 from storage_backends.locks import WriterLock
+from storage_backends.place import Place
 from storage_backends.types import Contents, Ids, Problem, Records, StoreStats, WriteBatch
 from storage_backends.validation import prepare
 
@@ -59,6 +60,10 @@ class LMDBStore:
         self._log_length = log_length
         self._seen = (-1, 0)  # transaction, and the generation that it made
         self._finalizer = weakref.finalize(self, _abandoned.append, (env, lock))
+        files = {env.data_file: env.key}
+        if lock is not None:
+            files[directory / layout.WRITER_LOCK] = lock.key
+        self._place = Place(env.data_file.parent, files)
         self._uuid = env.read(lmdb_read.read_uuid)
 
     @classmethod
@@ -144,6 +149,13 @@ class LMDBStore:
         """The memory directory, resolved."""
         return self._directory
 
+    def is_current(self) -> bool:
+        """Return whether the directory still leads to what this handle has open.
+
+        False where it was moved, deleted or replaced, and after `close`.
+        """
+        return self._finalizer.alive and self._env.is_open and self._place.is_ours()
+
     def generation(self) -> int:
         """Return the number of the last commit that readers can see; 0 for a new store."""
         if self._opened().last_transaction() != self._seen[0]:
@@ -165,6 +177,7 @@ class LMDBStore:
             )
         prepared = prepare(batch)
         try:
+            self._require_current()
             generation = env.write(
                 lambda txn, tables: lmdb_write.apply(txn, tables, prepared, self._log_length)
             )
@@ -207,7 +220,10 @@ class LMDBStore:
     def stats(self) -> StoreStats:
         """Return the sizes of the store."""
         env = self._opened()
-        size = env.data_file.stat().st_size
+        try:
+            size = env.data_file.stat().st_size
+        except OSError as error:
+            raise layout.translate(error, env.data_file, "to see its size") from error
         return env.read(lambda txn, tables: lmdb_read.read_stats(txn, tables, size))
 
     def verify(self) -> Sequence[Problem]:
@@ -224,6 +240,14 @@ class LMDBStore:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _require_current(self) -> None:
+        if not self._place.is_ours():
+            self._env.give_up(
+                "the directory was moved, deleted or replaced while it was open, or a file in it; "
+                "nothing was written"
+            )
+            self._env.require_open()
 
     def _opened(self) -> Environment:
         if not self._finalizer.alive:

@@ -23,12 +23,12 @@ from pathlib import Path
 
 from storage_backends import layout
 from storage_backends.errors import StoreLockedError
+from storage_backends.layout import FileKey
 
 _RETRY_SECONDS = 0.05
-_FileKey = tuple[int, int]
 
 #: Descriptor and holder of each lock of this process, by device and inode of the file.
-_held: dict[_FileKey, tuple[int, str]] = {}
+_held: dict[FileKey, tuple[int, str]] = {}
 _guard = threading.RLock()
 
 
@@ -41,8 +41,8 @@ class WriterLock:
         Device and inode of the locked file.
     """
 
-    def __init__(self, key: _FileKey) -> None:
-        self._key = key
+    def __init__(self, key: FileKey) -> None:
+        self.key = key
         self._pid = os.getpid()
 
     @classmethod
@@ -68,7 +68,7 @@ class WriterLock:
             with _guard:
                 holder = _try_lock(path)
                 if holder is None:
-                    return cls(_key_of(path))
+                    return cls(layout.key_of(path))
             if time.monotonic() >= deadline:
                 raise StoreLockedError(
                     f"{path}: expected no other writer, but the memory is open for writing by "
@@ -79,20 +79,15 @@ class WriterLock:
     def release(self) -> None:
         """Give the lock up; a second call, or one in a forked child, does nothing."""
         with _guard:
-            if self._pid == os.getpid() and self._key in _held:
-                descriptor, _ = _held.pop(self._key)
+            if self._pid == os.getpid() and self.key in _held:
+                descriptor, _ = _held.pop(self.key)
                 os.close(descriptor)
-
-
-def _key_of(path: Path) -> _FileKey:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
 
 
 def _try_lock(path: Path) -> str | None:
     """Lock the file, or return who has it."""
-    if path.exists() and _key_of(path) in _held:
-        return _held[_key_of(path)][1]
+    if path.exists() and layout.key_of(path) in _held:
+        return _held[layout.key_of(path)][1]
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
     except OSError as error:

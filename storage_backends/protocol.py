@@ -35,6 +35,13 @@ class Store(Protocol):
         """Identity of the memory, 32 hexadecimal digits, given at creation."""
         ...
 
+    def is_current(self) -> bool:
+        """Return whether the path that was opened still leads to these records.
+
+        False where they were moved, deleted or replaced, and after `close`; never an error.
+        """
+        ...
+
     def generation(self) -> int:
         """Return the number of the last commit that readers can see; 0 for a new store."""
         ...

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from storage_backends.adjacency import Adjacency, Slots, pool_records
 from storage_backends.columns import Filled, Scalar, appended
 from storage_backends.errors import StoreCorruptError
 from storage_backends.faiss_index import HnswBase, SeedIndex
+from storage_backends.lazy import lazy
 from storage_backends.types import EDGE, STATS, Concepts, Contents, Floats, Ids, Records
 
 #: A unit key that moved by no more was only written again, not changed.
@@ -138,7 +138,7 @@ class View:
         """Number of tombstones."""
         return self.size - self.node_count
 
-    @cached_property
+    @lazy
     def index(self) -> SeedIndex:
         """Seed lookup over the live slots."""
         return SeedIndex(self.keys, self.alive if self.dead else None, self.base)

@@ -331,8 +331,8 @@ def test_outcomes_that_do_not_fit_are_an_error() -> None:
     for wrong in (torch.zeros(2, 3, dtype=torch.long), torch.full((2, 4), VOCAB)):
         model.memory.set_mode("ONLINE")
         model(text(batch=2, time=4))
-        model.observe(wrong)
         with pytest.raises(AESGMemoryError, match="Outcome"):
+            model.observe(wrong)
             model.memory.update_topology()
         model.memory.reset_state()
 
@@ -501,3 +501,24 @@ def test_data_workers_feed_the_training() -> None:
     assert len(losses) == 1
     assert model.memory.provisional_count > 0
     assert model.memory.storage.verify() == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_of_another_precision_reads_and_learns(dtype: torch.dtype) -> None:
+    model = filled().to(dtype)
+    with torch.no_grad():
+        before = model(text())
+    assert before.dtype == torch.promote_types(dtype, torch.float32)
+    assert_close(before.exp().sum(-1), torch.ones(4, 9, dtype=before.dtype))
+    model.memory.update_topology()
+    assert model.memory.storage.verify() == []
+    model.memory.close()
+
+
+def test_a_model_under_autocast_reads_as_without(model: AESGDecoderLM) -> None:
+    model.memory.set_mode("INFERENCE")
+    with torch.no_grad():
+        plain = model(text())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            coarse = model(text())
+    assert_close(coarse.float(), plain, atol=0.3, rtol=0.1)

@@ -15,6 +15,8 @@ import torch
 from aesg import AESGConfig, AESGConfigError, AESGMemory, AESGStorageError, MemoryMode
 from storage_backends.engine import Engine
 from storage_backends.errors import StoreFullError
+from storage_backends.lmdb_store import LMDBStore
+from storage_backends.types import WriteBatch
 from tests import memory_children as children
 from tests.memory_build import DIM, born, config, data_file, meet, opened, pattern, patterns
 from tests.memory_processes import child, run_child
@@ -226,6 +228,48 @@ def test_a_commit_that_fails_loses_nothing_that_waits(failing: _Failing, failure
         assert again.storage.verify() == []
 
 
+@pytest.mark.parametrize("error", [StoreFullError("no room"), KeyboardInterrupt()])
+def test_what_could_not_be_remembered_prunes_nothing(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    memory = opened(max_concepts=3)
+    ids = memory.remember(patterns(0, 1, 2), payloads=["a", "b", "c"])
+
+    def fails(engine: Engine, batch: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "commit", fails)
+        with pytest.raises((AESGStorageError, KeyboardInterrupt)):
+            memory.remember(patterns(3, 4))
+    memory.save()
+    assert memory.payloads(ids) == ["a", "b", "c"]
+    assert {event["type"] for event in memory.logger.get_history()} == {"CREATE"}
+
+
+def test_an_interrupt_between_a_commit_and_its_view_does_no_harm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = opened(max_concepts=4, novelty_birth_threshold=1)
+    memory.remember(patterns(0, 1, 2, 3))
+
+    def interrupted(engine: Engine, changes: Any) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "_advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        memory.remember(patterns(4, 5))
+    for _ in range(2):
+        memory.save()
+        assert memory.storage.verify() == []
+    assert born(memory) == 4
+    events = [(event["type"], event["id1"]) for event in memory.logger.get_history()]
+    assert len(events) == len(set(events)) == 6 + 2
+    meet(memory, pattern(9))
+    assert memory.recall(pattern(9)).best_cosine == pytest.approx(1)
+
+
 def test_what_could_not_be_remembered_leaves_no_trace(failing: _Failing) -> None:
     memory = opened()
     failing.times = 1
@@ -238,13 +282,17 @@ def test_what_could_not_be_remembered_leaves_no_trace(failing: _Failing) -> None
     assert memory.storage.verify() == []
 
 
-def test_a_close_that_fails_says_so_and_lets_go(failing: _Failing) -> None:
+def test_a_close_that_fails_says_so_and_can_be_repeated(failing: _Failing) -> None:
     memory = opened()
     memory.retrieve(pattern(0))
     failing.times = 1
     with pytest.raises(AESGStorageError, match=r"close memory '.*': no room"):
         memory.close()
+    memory.retrieve(pattern(1))
+    memory.close()
     assert run_child(children.try_to_open, str(memory.directory)) == ["opened"]
+    with AESGMemory.open("memory") as again:
+        assert again.provisional_count == 2
 
 
 def test_a_memory_without_a_config_keeps_the_one_it_was_written_with() -> None:
@@ -253,3 +301,66 @@ def test_a_memory_without_a_config_keeps_the_one_it_was_written_with() -> None:
     with AESGMemory("kept") as memory:
         assert memory.config == AESGConfig(vector_dim=5, novelty_birth_threshold=7)
         assert memory.mode is MemoryMode.TRAIN
+
+
+_BAD_SETTINGS = {
+    "config of a newer release": ("config", b'{"brand_new": 3}'),
+    "config that is no JSON": ("config", b"{nope"),
+    "config that is no text": ("config", b"\xff\xfe"),
+    "config out of range": ("config", b'{"vector_dim": -5}'),
+    "words for a number": ("next_id", b"abc"),
+    "negative tick": ("tick", b"-5"),
+    "fraction": ("epoch", b"1.5"),
+}
+
+
+@pytest.mark.parametrize("name", _BAD_SETTINGS)
+def test_a_stored_setting_that_cannot_be_one_is_told(name: str) -> None:
+    opened().close()
+    field, value = _BAD_SETTINGS[name]
+    with LMDBStore.open("memory") as store:
+        store.commit(WriteBatch(settings={field: value}))
+    for make in (AESGMemory.open, opened):
+        with pytest.raises(AESGStorageError, match=f"memory '.*/memory'.*'{field}'") as caught:
+            make("memory")
+        assert ("newer release" in caught.value.message) == (field == "config")
+
+
+def test_no_id_is_given_twice_whatever_the_counter_says() -> None:
+    with opened() as memory:
+        ids = memory.remember(patterns(0, 1)).tolist()
+    with LMDBStore.open("memory") as store:
+        store.commit(WriteBatch(settings={"next_id": b"1"}))
+    with opened() as memory:
+        assert memory.remember(pattern(2)).tolist() == [ids[-1] + 1]
+        assert born(memory) == 3
+
+
+@pytest.mark.parametrize("path", ["nul\0x", b"bytes", "\ud800"])
+def test_a_path_that_is_none_is_told(path: Any) -> None:
+    with pytest.raises(AESGStorageError, match="expected a path of text"):
+        opened(path)
+
+
+@pytest.mark.parametrize("mode", ["INFERENCE", "TRAIN"])
+def test_to_open_a_memory_reads_it_once(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    opened().close()
+    loads: list[LMDBStore] = []
+    load = LMDBStore.load
+
+    def counted(store: LMDBStore) -> Any:
+        loads.append(store)
+        return load(store)
+
+    monkeypatch.setattr(LMDBStore, "load", counted)
+    AESGMemory.open("memory", mode=mode).close()
+    assert len(loads) == 1
+
+
+def test_a_clock_before_1970_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aesg.graph.pending.time.time_ns", lambda: -(10**18))
+    with opened() as memory:
+        memory.remember(pattern(0))
+        meet(memory, pattern(1))
+        assert born(memory) == 2
+        assert memory.storage.verify() == []

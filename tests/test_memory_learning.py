@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from aesg import AESGMemory, AESGMemoryError
+from aesg.learning import Deferred
 from tests.memory_build import DIM, born, digest, meet, near, opened, pattern, patterns
 from tests.memory_children import look, meet_once
 from tests.memory_processes import run_child
@@ -232,7 +233,7 @@ def test_what_model_and_memory_expected_is_not_novel() -> None:
 def test_observe_replaces_what_was_thought_to_come() -> None:
     memory = opened()
     memory.defer(memory.recall(patterns(0, 1)), torch.tensor([3, 4]))
-    memory.observe(torch.tensor([[5], [6]], dtype=torch.int32))
+    memory.observe(torch.tensor([5, 6], dtype=torch.int32))
     memory.update_topology()
     values = memory.recall(patterns(0, 1)).value_ids[:, 0]
     assert values.tolist() == [5, 6]
@@ -249,21 +250,54 @@ def test_vector_outcomes_are_what_a_concept_stands_for() -> None:
 @pytest.mark.parametrize(
     ("outcomes", "words"),
     [
-        (torch.tensor([1, 2]), "expected 1 integers"),
         (torch.tensor([-7]), "expected an integer from 0 to 4, or -100"),
         (torch.tensor([5]), "expected an integer from 0 to 4, or -100"),
-        (torch.ones(1, DIM - 1), f"expected 1 vectors of width {DIM}"),
         (torch.full((1, DIM), torch.nan), "NaN or infinity"),
     ],
 )
-def test_outcomes_that_do_not_fit_are_told(outcomes: torch.Tensor, words: str) -> None:
+def test_outcomes_out_of_range_are_told(outcomes: torch.Tensor, words: str) -> None:
     memory = opened()
     memory.defer(memory.recall(patterns(0)), None, torch.full((1, 5), 0.2).log())
     memory.observe(outcomes)
+    memory.defer(memory.recall(patterns(1)), torch.tensor([3]))
     with pytest.raises(AESGMemoryError, match=words):
         memory.update_topology()
     memory.update_topology()  # what did not fit is gone
-    assert memory.provisional_count == 0
+    assert memory.provisional_count == 1  # and the other retrieval was learned from
+
+
+_MISFITS: list[Any] = [
+    (torch.arange(6).reshape(3, 2), r"6 integers in a tensor of shape \(2, 3\) or \(6,\)"),
+    (torch.arange(5), "expected 6 integers"),
+    (torch.ones(2, 3), f"expected 6 vectors of width {DIM}"),
+    (torch.ones(3, 2, DIM), f"expected 6 vectors of width {DIM}"),
+    (torch.ones(2, 3, dtype=torch.bool), "got torch.bool"),
+    (torch.ones(2, 3, dtype=torch.complex64), "got torch.complex64"),
+    (None, "got NoneType"),
+    ([1, 2, 3, 4, 5, 6], "got list"),
+]
+
+
+@pytest.mark.parametrize(("outcomes", "words"), _MISFITS)
+def test_outcomes_of_another_shape_or_type_are_refused_at_once(outcomes: Any, words: str) -> None:
+    memory = opened()
+    memory.defer(memory.recall(patterns(0, 1, 2, 3, 4, 5).reshape(2, 3, DIM)))
+    with pytest.raises(AESGMemoryError, match=words):
+        memory.observe(outcomes)
+    memory.observe(torch.arange(6))
+    memory.update_topology()
+    values = memory.recall(patterns(0, 1, 2, 3, 4, 5)).value_ids[:, 0]
+    assert values.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_each_retrieval_learns_what_was_observed_after_it() -> None:
+    memory = opened()
+    for first in (0, 4):
+        memory.defer(memory.recall(patterns(first, first + 1)))
+        memory.observe(torch.tensor([first + 10, first + 11]))
+    memory.update_topology()
+    values = memory.recall(patterns(0, 1, 4, 5)).value_ids[:, 0]
+    assert values.tolist() == [10, 11, 14, 15]
 
 
 def test_reset_state_forgets_what_waits_to_be_learned() -> None:
@@ -292,7 +326,7 @@ def test_retrievals_that_are_never_learned_from_do_not_gather(
     memory = opened()
     memory.remember(patterns(0, 1))
     one = memory.recall(pattern(0))
-    monkeypatch.setattr("aesg.memory._MOST_DEFERRED", 4 * one.keys.nbytes)
+    monkeypatch.setattr("aesg.learning._MOST_DEFERRED", 4 * Deferred(one).nbytes)
     for _ in range(20):
         memory.defer(one)
     memory.update_topology()

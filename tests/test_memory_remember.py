@@ -149,6 +149,9 @@ _BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"payloads": "ab"}, AESGMemoryError, "payloads: expected a sequence of 2, got str"),
     ({"payloads": ["a", "b" * MAX_BYTES]}, AESGMemoryError, r"payloads\[1\]: expected at most"),
     ({"payloads": [{1, 2}, None]}, AESGMemoryError, r"payloads\[0\]: .* got set"),
+    ({"payloads": ["a", {(1, 2): 3}]}, AESGMemoryError, r"payloads\[1\]: .* got dict"),
+    ({"payloads": 5}, AESGMemoryError, "payloads: expected a sequence of 2, got int"),
+    ({"payloads": {1: "a", 2: "b"}}, AESGMemoryError, "expected a sequence of 2, got dict"),
     ({"payloads": ["a", object()]}, AESGMemoryError, r"payloads\[1\]: .* got object"),
     ({"payloads": ["a", 2**64]}, AESGMemoryError, r"payloads\[1\]: .* got int"),
     ({"payloads": ["a", "\ud800"]}, AESGMemoryError, r"payloads\[1\]: .* got str"),
@@ -192,6 +195,20 @@ def test_a_mode_that_may_not_prune_says_when_there_is_no_room(mode: str) -> None
     assert born(memory) == 2
     memory.remember(pattern(2))
     assert born(memory) == 3
+
+
+def test_concepts_that_wait_to_be_born_count_when_room_is_made() -> None:
+    memory = opened(max_concepts=3, novelty_birth_threshold=1)
+    memory.retrieve(patterns(0, 1, 2))
+    ids = memory.remember(patterns(3, 4, 5), payloads=["a", "b", "c"])
+    assert born(memory) == 3
+    assert memory.payloads(ids) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("ids", [["a"], [-1], [2**64], [1.5], [True], [[1], [1, 2]]])
+def test_ids_that_are_none_are_told(ids: list[Any]) -> None:
+    with opened() as memory, pytest.raises(AESGMemoryError, match="concept_ids: expected"):
+        memory.payloads(ids)
 
 
 def test_train_makes_room_for_what_is_remembered() -> None:

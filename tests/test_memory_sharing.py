@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from aesg import AESGDecoderLM, AESGMemory, AESGMemoryError
+from aesg import AESGConfigError, AESGDecoderLM, AESGMemory, AESGMemoryError
 from tests import memory_children as children
 from tests.memory_build import born, config, digest, meet, near, opened, pattern, patterns
 from tests.memory_children import Holder
@@ -186,13 +186,35 @@ def test_a_state_dict_takes_parameters_from_handle_to_handle(tmp_path: Path) -> 
 
 
 def test_small_medium_and_large_run_one_after_another() -> None:
-    models = [
-        AESGDecoderLM.small(vocab_size=8),
-        AESGDecoderLM.medium(vocab_size=8),
-        AESGDecoderLM.large(vocab_size=8),
-    ]
-    for model in [*models, *models]:
-        assert model(torch.arange(6).reshape(1, 6)).shape == (1, 6, 8)
+    tokens, models = torch.arange(6).reshape(1, 6), []
+    for make in (AESGDecoderLM.small, AESGDecoderLM.medium, AESGDecoderLM.large):
+        models.append(make(vocab_size=8).eval())
+        assert models[-1](tokens).shape == (1, 6, 8)
+    with pytest.raises(AESGConfigError, match="expected vector_dim=256, got 64"):
+        models[0](tokens)
+    assert models[2](tokens).shape == (1, 6, 8)
+
+
+def test_a_reader_of_another_width_is_refused_and_takes_nothing_away() -> None:
+    writer = opened()
+    writer.retrieve(patterns(0, 1))
+    with pytest.raises(AESGConfigError, match="expected vector_dim=16, got 8"):
+        opened(vector_dim=8, memory_mode="INFERENCE")
+    assert writer.provisional_count == 2
+    assert writer.retrieve(pattern(0)).mask.any()
+
+
+def test_a_directory_that_was_replaced_is_opened_anew() -> None:
+    old = opened()
+    old.remember(patterns(0, 1))
+    Path("memory").rename("moved")
+    with opened() as new:
+        assert born(new) == 0
+        new.remember(pattern(2))
+        assert born(old) == 2
+    old.close()
+    with AESGMemory.open("moved") as moved, AESGMemory.open("memory") as again:
+        assert (born(moved), born(again)) == (2, 1)
 
 
 def test_a_reader_beside_a_writing_process_sees_what_it_commits(tmp_path: Path) -> None:

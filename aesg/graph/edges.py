@@ -88,11 +88,18 @@ class Coactivation:
 
 
 def _pair_counts(groups: Ids) -> Iterable[tuple[tuple[int, int], int]]:
-    columns = range(groups.shape[1])
-    pairs = [groups[:, [a, b]] for a in columns for b in columns if a < b]
+    """Yield each pair of different concepts that share a row, lower id first, and how often."""
+    width = groups.shape[1]
+    pairs = [groups[:, [a, b]] for a in range(width) for b in range(a + 1, width)]
     if not pairs:
-        return []
+        return
     every = np.sort(np.concatenate(pairs), axis=1)
-    every = every[(every[:, 0] != 0) & (every[:, 0] != every[:, 1])]
-    unique, counts = np.unique(every, axis=0, return_counts=True)
-    return zip(map(tuple, unique.tolist()), counts.tolist(), strict=True)
+    low, high = every[(every[:, 0] != 0) & (every[:, 0] != every[:, 1])].T
+    order = np.lexsort((high, low))
+    low, high = low[order], high[order]
+    fresh = np.ones(len(low), np.bool_)
+    fresh[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+    first = np.flatnonzero(fresh)
+    counts = np.diff(first, append=len(low))
+    ids = zip(low[first].tolist(), high[first].tolist(), strict=True)
+    yield from zip(ids, counts.tolist(), strict=True)

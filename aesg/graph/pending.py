@@ -105,6 +105,12 @@ class Pending:
         """Add an event of the evolution log, dated now."""
         self.events.append(_event(event, id1, id2, value))
 
+    def take_back(self, deleted: Collection[int], events: int) -> None:
+        """Take back deletions other than those given, and all but the first ``events`` events."""
+        for concept_id in [each for each in self.deleted if each not in deleted]:
+            del self.deleted[concept_id]
+        del self.events[events:]
+
     def batch(
         self, view: View, shortterm: ShortTermMemory, clock: Clock, most_edges: int
     ) -> WriteBatch:
@@ -127,7 +133,7 @@ class Pending:
         -------
         WriteBatch
         """
-        now = time.time_ns() // 1000
+        now = microseconds()
         born = _born(view, shortterm, _ids(self.born), clock, now)
         deleted = _ids(self.deleted)
         deleted = deleted[view.slots(deleted) >= 0]
@@ -183,7 +189,12 @@ class Pending:
 def _event(
     event: EventType, id1: int, id2: int = 0, value: float = 0.0
 ) -> tuple[int, int, int, int, float]:
-    return int(time.time()), int(event), id1, id2, value
+    return microseconds() // 1_000_000, int(event), id1, id2, value
+
+
+def microseconds() -> int:
+    """Return the Unix time; 0 where the clock of the system stands before 1970."""
+    return max(time.time_ns() // 1000, 0)
 
 
 def _ids(held: Collection[int]) -> Ids:

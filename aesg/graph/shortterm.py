@@ -7,13 +7,17 @@ one it keeps when it is born into the graph.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage_backends.adjacency import Slots
-from storage_backends.types import Floats, Ids
+from storage_backends.types import Floats, Ids, ValueKind
+
+_log = logging.getLogger("aesg.memory")
 
 #: One provisional concept without its vectors. ``previous`` and ``next`` are the ids of its
 #: neighbours in the sequence it came from, 0 where there is none.
@@ -34,11 +38,22 @@ ENTRY = np.dtype(
 DEFAULT_CAPACITY = 16_384
 
 
+class _Window(NamedTuple):
+    """Arrays, and the rows of them that are held."""
+
+    entries: NDArray[np.void]
+    keys: Floats
+    vectors: Floats | None
+    begin: int
+    end: int
+
+
 class ShortTermMemory:
     """A window over the last ``capacity`` provisional concepts.
 
     Entries stand in ascending order of id. The arrays are twice as long as the window, so that it
-    can slide without moving at every step.
+    can slide without moving at every step. Whatever moves entries replaces the window in one
+    assignment, so that an interrupt leaves it as it was before or as it is after.
 
     Parameters
     ----------
@@ -51,29 +66,30 @@ class ShortTermMemory:
     def __init__(self, vector_dim: int, capacity: int = DEFAULT_CAPACITY) -> None:
         self.capacity = capacity
         self.vector_dim = vector_dim
-        self._begin = 0
-        self._end = 0
-        self._entries = np.zeros(2 * capacity, ENTRY)
-        self._keys = np.zeros((2 * capacity, vector_dim), np.float32)
-        self._vectors: Floats | None = None
+        rows = 2 * capacity
+        keys = np.zeros((rows, vector_dim), np.float32)
+        self._window = _Window(np.zeros(rows, ENTRY), keys, None, 0, 0)
 
     def __len__(self) -> int:
-        return self._end - self._begin
+        return self._window.end - self._window.begin
 
     @property
     def entries(self) -> NDArray[np.void]:
         """The window, oldest first."""
-        return self._entries[self._begin : self._end]
+        window = self._window
+        return window.entries[window.begin : window.end]
 
     @property
     def keys(self) -> Floats:
         """Unit keys ``(N, D)`` of the window."""
-        return self._keys[self._begin : self._end]
+        window = self._window
+        return window.keys[window.begin : window.end]
 
     @property
     def vectors(self) -> Floats | None:
         """Vector values ``(N, D)`` of the window; None while no entry has one."""
-        return None if self._vectors is None else self._vectors[self._begin : self._end]
+        window = self._window
+        return None if window.vectors is None else window.vectors[window.begin : window.end]
 
     def find(self, ids: Ids) -> Slots:
         """Return the row of each id in the window, -1 where there is none."""
@@ -95,16 +111,18 @@ class ShortTermMemory:
             Vector values; rows of another kind are ignored.
         """
         entries = entries[-self.capacity :]
-        self._make_room(len(entries))
-        rows = slice(self._end, self._end + len(entries))
-        self._entries[rows] = entries
-        self._keys[rows] = keys[-self.capacity :]
-        if self._vectors is None and vectors is not None:
-            self._vectors = np.zeros_like(self._keys)
-        if self._vectors is not None:
-            self._vectors[rows] = 0 if vectors is None else vectors[-self.capacity :]
-        self._end += len(entries)
-        self._begin = max(self._begin, self._end - self.capacity)
+        window = self._with_room(len(entries))
+        end = window.end + len(entries)
+        rows = slice(window.end, end)
+        window.entries[rows] = entries
+        window.keys[rows] = keys[-self.capacity :]
+        values = window.vectors
+        if values is None and vectors is not None:
+            values = np.zeros_like(window.keys)
+        if values is not None:
+            values[rows] = 0 if vectors is None else vectors[-self.capacity :]
+        begin = max(window.begin, end - self.capacity)
+        self._window = window._replace(vectors=values, begin=begin, end=end)
 
     def confirm(self, ids: Ids, counts: NDArray[np.int64], tick: int) -> None:
         """Count that provisional concepts proved right; ids that are not held are ignored."""
@@ -130,16 +148,13 @@ class ShortTermMemory:
 
     def remove(self, ids: Ids) -> None:
         """Take concepts out of the window; ids that it does not hold are ignored."""
-        kept = ~np.isin(self.entries["id"], ids)
-        left = int(kept.sum())
-        for column in (self.entries, self.keys, self.vectors):
-            if column is not None:
-                column[:left] = column[kept]
-        self._end = self._begin + left
+        gone = np.isin(self.entries["id"], ids)
+        if gone.any():
+            self._window = self._moved(np.flatnonzero(~gone))
 
     def clear(self) -> None:
         """Forget every entry."""
-        self._begin = self._end
+        self._window = self._window._replace(begin=self._window.end)
 
     def dump(self, without: Ids) -> dict[str, bytes]:
         """Return the entries, but for those of some ids, as the columns of the short-term table."""
@@ -149,35 +164,68 @@ class ShortTermMemory:
             columns["vectors"] = self.vectors[kept].tobytes()
         return columns
 
-    def load(self, columns: Mapping[str, bytes]) -> None:
-        """Take in what `dump` returned; a table of another width or layout is ignored.
+    def load(self, columns: Mapping[str, bytes], next_id: int) -> None:
+        """Take in what `dump` returned; a table that cannot be one is ignored, with a warning.
 
         Provisional concepts are a cache of recent experience: a release that stores them in
         another form may drop them.
+
+        Parameters
+        ----------
+        columns : mapping of name to bytes
+        next_id : int
+            First concept id that was never given.
         """
-        table = columns.get("entries", b"")
-        count, rest = divmod(len(table), ENTRY.itemsize)
+        if not columns.get("entries"):
+            return
+        count, rest = divmod(len(columns["entries"]), ENTRY.itemsize)
         keys = self._stored_rows(columns.get("keys"), count)
         vectors = self._stored_rows(columns.get("vectors"), count)
         if rest or keys is None or (vectors is None and "vectors" in columns):
-            return
-        entries = np.frombuffer(table, ENTRY)
-        if (entries["id"][1:] > entries["id"][:-1]).all():
-            self.append(entries, keys, vectors)
+            problem = f"expected whole rows of width {self.vector_dim}, finite"
+        else:
+            entries = np.frombuffer(columns["entries"], ENTRY)
+            problem = _problem_of(entries, vectors is not None, next_id)
+            if not problem:
+                self.append(entries, keys, vectors)
+        if problem:
+            _log.warning("the stored short-term memory is ignored: %s", problem)
 
     def _stored_rows(self, column: bytes | None, count: int) -> Floats | None:
         if column is None or len(column) != count * self.vector_dim * 4:
             return None
-        return np.frombuffer(column, np.float32).reshape(count, self.vector_dim)
+        rows = np.frombuffer(column, np.float32).reshape(count, self.vector_dim)
+        return rows if np.isfinite(rows).all() else None
 
-    def _make_room(self, count: int) -> None:
-        """Slide the window to the front of the arrays where ``count`` more would not fit."""
-        if self._end + count <= len(self._entries):
-            return
-        window = slice(self._begin, self._end)
-        held = self._end - self._begin
-        self._entries[:held] = self._entries[window].copy()
-        self._keys[:held] = self._keys[window].copy()
-        if self._vectors is not None:
-            self._vectors[:held] = self._vectors[window].copy()
-        self._begin, self._end = 0, held
+    def _with_room(self, count: int) -> _Window:
+        """Return the window, moved to fresh arrays where ``count`` more would not fit."""
+        window = self._window
+        if window.end + count <= len(window.entries):
+            return window
+        return self._moved(np.arange(len(self)))
+
+    def _moved(self, rows: Slots) -> _Window:
+        """Return a window of its own arrays that holds some rows of the present one."""
+        held = len(rows)
+        old = self._window
+        entries, keys = np.zeros_like(old.entries), np.zeros_like(old.keys)
+        entries[:held], keys[:held] = self.entries[rows], self.keys[rows]
+        vectors = None
+        if self.vectors is not None:
+            vectors = np.zeros_like(keys)
+            vectors[:held] = self.vectors[rows]
+        return _Window(entries, keys, vectors, 0, held)
+
+
+def _problem_of(entries: NDArray[np.void], has_vectors: bool, next_id: int) -> str:
+    """Return what is wrong with stored entries, "" if nothing is."""
+    ids, kinds = entries["id"], entries["value_kind"]
+    if not (ids[1:] > ids[:-1]).all() or ids[0] < 1 or int(ids[-1]) >= next_id:
+        return f"expected ascending ids from 1 to {next_id - 1}"
+    if not np.isin(kinds, list(ValueKind)).all():
+        return f"expected kinds of value among {sorted(map(int, ValueKind))}"
+    if (kinds == ValueKind.VECTOR).any() and not has_vectors:
+        return "expected vectors of the entries that have one"
+    if not np.isfinite(entries["norm"]).all():
+        return "expected finite norms"
+    return ""

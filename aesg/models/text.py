@@ -17,6 +17,7 @@ from aesg.learning import UNKNOWN
 from aesg.memory import AESGMemory
 from aesg.models.base import TEXT_SIZES, AESGModel, Size, check_positive, make_memory
 from aesg.nn import MemoryAttention, MemoryMixture
+from aesg.nn.mixture import log_probabilities
 
 _TOP_K = 32
 _DROPOUT = 0.1
@@ -145,7 +146,7 @@ class AESGDecoderLM(AESGModel):
         hidden = self._encoded(tokens)
         query = self.memory_attention.query(hidden)
         if not self._uses_memory():
-            return self._logits(self._last.transform(hidden)).log_softmax(-1)
+            return log_probabilities(self._logits(self._last.transform(hidden)))
         outcomes = F.pad(tokens[:, 1:], (0, 1), value=UNKNOWN)  # the input says what came next
         context = self.memory.recall(
             query,

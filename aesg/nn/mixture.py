@@ -46,14 +46,15 @@ class MemoryMixture(nn.Module):
         Returns
         -------
         (..., V) tensor
-            ``log p``; exactly ``log_softmax(logits)`` where nothing was retrieved.
+            ``log p``, float32 at least; exactly ``log_softmax(logits)`` where nothing was
+            retrieved.
         """
-        log_model = logits.log_softmax(-1)
+        log_model = log_probabilities(logits)
         ids = context.value_ids
         if not ids.shape[-1]:
             return log_model + 0 * self.gate.bias  # still differentiable where the rest is frozen
         expressible = (ids >= 0) & (ids < logits.shape[-1])
-        weights = context.weights.masked_fill(~expressible, 0.0)
+        weights = context.weights.masked_fill(~expressible, 0.0).to(log_model.dtype)
         ids = ids.masked_fill(~expressible, 0)
         shares, first = _summed_by_value(ids, weights)
         at_values = log_model.gather(-1, ids)  # (..., K)
@@ -86,8 +87,13 @@ class MemoryMixture(nn.Module):
             ],
             -1,
         )
-        gate: Tensor = self.gate(features).sigmoid().clamp(_LEAST_GATE, 1 - _LEAST_GATE)
-        return gate
+        gate: Tensor = self.gate(features.to(self.gate.weight.dtype)).to(shares.dtype)
+        return gate.sigmoid().clamp(_LEAST_GATE, 1 - _LEAST_GATE)
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Return ``log_softmax`` over the last axis, in float32 at least."""
+    return logits.log_softmax(-1, torch.promote_types(logits.dtype, torch.float32))
 
 
 def _summed_by_value(ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

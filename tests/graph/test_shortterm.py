@@ -83,15 +83,21 @@ def test_what_is_dumped_is_what_is_loaded(vectors: bool) -> None:
     columns = memory.dump(without=ids(5, 99))
     memory.remove(ids(5))
     again = ShortTermMemory(DIM, 8)
-    again.load(columns)
+    again.load(columns, 100)
     assert again.entries.tolist() == memory.entries.tolist()
     assert again.keys.tolist() == memory.keys.tolist()
     assert (again.vectors is not None) == vectors
     if again.vectors is not None and memory.vectors is not None:
         assert again.vectors.tolist() == memory.vectors.tolist()
     smaller = ShortTermMemory(DIM, 2)
-    smaller.load(columns)
+    smaller.load(columns, 100)
     assert smaller.entries["id"].tolist() == [3, 7]
+
+
+def _of_kind(kind: int) -> bytes:
+    table = entries([1, 2])
+    table["value_kind"] = kind
+    return table.tobytes()
 
 
 def _spoilt() -> dict[str, dict[str, bytes]]:
@@ -104,12 +110,20 @@ def _spoilt() -> dict[str, dict[str, bytes]]:
         "one key": {**good, "keys": good["keys"][: DIM * 4]},
         "half a vector": {**good, "vectors": b"12"},
         "not ascending": {**good, "entries": swapped},
-        "another width": ShortTermMemory(DIM + 1).dump(without=ids()) | {"keys": bytes(2 * 20)},
+        "id 0": {**good, "entries": entries([0, 1]).tobytes()},
+        "an id never given": {**good, "entries": entries([1, 100]).tobytes()},
+        "unknown kind": {**good, "entries": _of_kind(77)},
+        "vectors missing": {**good, "entries": _of_kind(2)},
+        "not finite": {**good, "keys": np.full(2 * DIM, np.nan, np.float32).tobytes()},
+        "another width": {**good, "keys": bytes(2 * (DIM + 1) * 4)},
     }
 
 
 @pytest.mark.parametrize("name", list(_spoilt()))
-def test_a_table_that_does_not_fit_is_ignored(name: str) -> None:
+def test_a_table_that_does_not_fit_is_ignored_and_logged(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     memory = ShortTermMemory(DIM)
-    memory.load(_spoilt()[name])
+    memory.load(_spoilt()[name], 100)
     assert not len(memory)
+    assert ("short-term memory is ignored" in caplog.text) == (name != "nothing")

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import resource
+import shutil
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from storage_backends.errors import StoreClosedError, StoreError, StoreLockedError
 from storage_backends.lmdb_store import LMDBStore
 from storage_backends.types import WriteBatch
+from storage_backends.view import View
+from tests.storage.build import concepts
 from tests.storage.contract_handles import CALLS
 from tests.storage.history import batch_of
 from tests.storage.picture import picture
@@ -45,10 +54,10 @@ def follow(directory: str) -> None:
             _say(f"{store.generation()} {len(store.load().concepts)} {len(store.verify())}")
 
 
-def try_to_write(directory: str) -> None:
-    """Say why a writer cannot be opened."""
+def try_to_open(directory: str, read_only: str) -> None:
+    """Say why a writer, or a reader, cannot be opened."""
     try:
-        with LMDBStore.open(directory):
+        with LMDBStore.open(directory, read_only=bool(read_only)):
             _say("opened")
     except StoreError as error:
         _say(f"{type(error).__name__} {error}")
@@ -61,6 +70,40 @@ def commit_forever(directory: str, durability: str) -> None:
         while True:
             generation = store.commit(batch_of(generation + 1))
             _say(generation)
+
+
+def commit_much(directory: str) -> None:
+    """Make the data file some megabytes long with one commit."""
+    with LMDBStore.open(directory) as store:
+        store.commit(WriteBatch(concepts=concepts(range(1001, 11001))))
+
+
+def open_with_little_room(directory: str, read_only: str) -> None:
+    """Open a memory on a nearly full disk, with more and more room; say what comes of it each time.
+
+    The memory is made anew for each writer; a reader finds one whose ``lock.mdb`` is missing.
+    """
+    filler = Path(directory).with_name("filler")
+    for room in range(0, 200, 4):
+        shutil.rmtree(directory, ignore_errors=True)
+        if read_only:
+            LMDBStore.open(directory).close()
+            os.unlink(Path(directory, "gen-000001", "lock.mdb"))
+        _leave_room(filler, room * 1024)
+        pid = os.fork()
+        if not pid:
+            try_to_open(directory, read_only)
+            os._exit(0)
+        _say(f"{room} KiB: exit status {os.waitpid(pid, 0)[1]}")
+        filler.unlink()
+
+
+def _leave_room(filler: Path, room: int) -> None:
+    with open(filler, "wb", buffering=0) as file:
+        with contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        file.truncate(max(file.tell() - room, 0))
 
 
 def die_making(directory: str, step: str) -> None:
@@ -167,6 +210,34 @@ def _check_locked(directory: str) -> None:
         raise AssertionError("expected the parent to be the only writer")
     except StoreLockedError as error:
         assert str(os.getppid()) in str(error), error
+
+
+def fork_while_computing(directory: str) -> None:
+    """Fork while another thread computes a property of a view; let the child compute its own."""
+    warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of just this
+    with LMDBStore.open(directory) as store:
+        view = View.of(store.load())
+    begun, done = threading.Event(), threading.Event()
+
+    class Slow(np.ndarray[tuple[int], np.dtype[np.int64]]):
+        def sum(self, *arguments: Any, **named: Any) -> Any:
+            begun.set()
+            done.wait()
+            return super().sum(*arguments, **named)
+
+    slow = replace(view.adjacency, count=view.adjacency.count.view(Slow))
+    thread = threading.Thread(target=lambda: slow.edge_count)
+    thread.start()
+    begun.wait()
+    pid = os.fork()
+    if not pid:
+        signal.alarm(10)
+        os._exit(int(replace(view.adjacency).edge_count == 0))
+    status = os.waitpid(pid, 0)[1]
+    done.set()
+    thread.join()
+    assert status == 0, status
+    _say("fine")
 
 
 def fork_and_write(directory: str) -> None:

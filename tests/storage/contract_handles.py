@@ -53,7 +53,7 @@ class HandleContract:
 
     def test_the_calls_of_this_suite_are_all_that_a_store_has(self) -> None:
         methods = {name for name in vars(Store) if not name.startswith("_")}
-        assert methods == {*CALLS, "read_only", "uuid", "close"}
+        assert methods == {*CALLS, "is_current", "read_only", "uuid", "close"}
 
     @pytest.mark.parametrize("name", CALLS)
     def test_a_closed_handle_refuses_every_call(self, place: Place, name: str) -> None:
@@ -67,6 +67,16 @@ class HandleContract:
         reader.close()
         with pytest.raises(StoreClosedError):
             CALLS[name](reader)
+
+    def test_a_handle_is_current_until_it_is_closed(self, place: Place) -> None:
+        reader = place.reader()
+        for store in (place.store, reader):
+            assert store.is_current()
+        place.store.commit(WriteBatch())
+        for store in (place.store, reader):
+            assert store.is_current()
+            store.close()
+            assert not store.is_current()
 
     def test_a_second_close_does_nothing(self, place: Place) -> None:
         before = place.seen()

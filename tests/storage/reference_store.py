@@ -97,6 +97,10 @@ class ReferenceStore:
         """Identity of the backing."""
         return self._backing.uuid
 
+    def is_current(self) -> bool:
+        """Return whether the store is open: a backing has no name to lose."""
+        return not self._closed
+
     def generation(self) -> int:
         """Return the number of commits so far."""
         return self._states()[-1].generation

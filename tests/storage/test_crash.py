@@ -103,6 +103,19 @@ def test_a_failed_system_call_ends_the_handle_and_nothing_else(
     assert _check(tmp_path, oracle, int(generation)) == int(generation)
 
 
+@pytest.mark.parametrize("read_only", ["", "read-only"])
+def test_a_disk_without_room_to_open_a_memory_is_an_error_and_no_signal(
+    small_disk: Path, read_only: str
+) -> None:
+    directory = small_disk / "memory"
+    said = run_child(children.open_with_little_room, directory, read_only).splitlines()
+    killed = [text for text in said if "exit status" in text and not text.endswith("status 0")]
+    assert not killed
+    answers = [text for text in said if "exit status" not in text]
+    assert {answer.split()[0] for answer in answers} == {"StoreFullError", "opened"}
+    assert (answers[0].split()[0], answers[-1]) == ("StoreFullError", "opened")
+
+
 def _mount(arguments: list[str]) -> None:
     try:
         subprocess.run(["mount", *arguments], check=True, capture_output=True, text=True)

@@ -15,8 +15,9 @@ import lmdb
 import numpy as np
 import pytest
 
-from storage_backends import layout
+from storage_backends import environment, layout
 from storage_backends.codec import encode_number
+from storage_backends.environment import OpenMode
 from storage_backends.errors import (
     NotAStoreError,
     StoreCorruptError,
@@ -180,7 +181,7 @@ class TestHandles:
                     generation = writer.commit(batch_of(writer.generation() + 1))
                     assert reader.generation() == generation
                     assert picture(reader) == picture(writer)
-            with pytest.raises(StoreReadOnlyError, match="reading only"):
+            with pytest.raises(StoreReadOnlyError, match="read_only=True"):
                 reader.commit(WriteBatch())
             assert reader.generation() == 6
 
@@ -209,6 +210,20 @@ class TestHandles:
                 assert line(reader) == f"{number + 1} {10_000 * (number + 1)} 0"
             assert store.stats().file_bytes > 4 << 20
             assert store.verify() == []
+
+    def test_a_reader_opens_while_the_file_outgrows_its_map(
+        self, memory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def open_file_too_early(folder: Path, mode: OpenMode) -> lmdb.Environment:
+            opened = open_file(folder, mode)
+            run_child(children.commit_much, memory)
+            return opened
+
+        open_file = environment._open_file
+        monkeypatch.setattr(environment, "_open_file", open_file_too_early)
+        with LMDBStore.open(memory, read_only=True, map_size=1 << 16) as reader:
+            assert reader.generation() == 4
+            assert reader.verify() == []
 
     def test_little_address_space_is_enough(self, memory: Path) -> None:
         assert int(run_child(children.open_in_little_space, memory)) == 32

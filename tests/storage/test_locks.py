@@ -45,10 +45,10 @@ def test_a_writer_in_another_process_is_named(memory: Path) -> None:
 
 def test_a_writer_is_refused_to_another_process(memory: Path) -> None:
     with LMDBStore.open(memory):
-        answer = run_child(children.try_to_write, memory)
+        answer = run_child(children.try_to_open, memory, "")
     assert answer.startswith("StoreLockedError")
     assert f"process {os.getpid()} " in answer
-    assert run_child(children.try_to_write, memory) == "opened\n"
+    assert run_child(children.try_to_open, memory, "") == "opened\n"
 
 
 def test_a_killed_writer_leaves_no_lock(memory: Path) -> None:
@@ -66,14 +66,14 @@ def test_a_refused_attempt_leaves_the_lock_to_its_holder(memory: Path) -> None:
         for _ in range(2):
             with pytest.raises(StoreLockedError):
                 LMDBStore.open(memory)
-        assert run_child(children.try_to_write, memory).startswith("StoreLockedError")
+        assert run_child(children.try_to_open, memory, "").startswith("StoreLockedError")
 
 
 def test_readers_that_come_and_go_leave_the_lock_to_its_holder(memory: Path) -> None:
     with LMDBStore.open(memory):
         for _ in range(2):
             LMDBStore.open(memory, read_only=True).close()
-        assert run_child(children.try_to_write, memory).startswith("StoreLockedError")
+        assert run_child(children.try_to_open, memory, "").startswith("StoreLockedError")
 
 
 def test_another_name_of_the_directory_is_the_same_memory(memory: Path) -> None:

@@ -1,0 +1,264 @@
+"""The part of a memory's state that lies in its store: loading, width, commits, closing."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from aesg.config import AESGConfig
+from aesg.errors import AESGConfigError
+from aesg.graph.pending import Clock, Pending, joined
+from aesg.graph.shortterm import ShortTermMemory
+from aesg.memory_stored import clock_of, config_of, settings_of, with_created
+from aesg.modes import MemoryMode
+from storage_backends.engine import Engine
+from storage_backends.errors import StoreClosedError
+from storage_backends.protocol import Store
+from storage_backends.types import Concepts
+from storage_backends.view import View
+
+_log = logging.getLogger("aesg.memory")
+
+#: Group commit: whichever comes first.
+_COMMIT_CHANGES = 4_096
+_COMMIT_SECONDS = 2.0
+
+
+class DurableState:
+    """What one process holds of a memory, and how it comes from the store and goes there.
+
+    Callers hold `lock` around whatever reads or writes more than one attribute.
+
+    Parameters
+    ----------
+    store : Store
+        Closed by `close`.
+    reopen : callable
+        Opens the store again, where a failed write has closed it.
+    """
+
+    def __init__(self, store: Store, reopen: Callable[[], Store]) -> None:
+        self._reopen = reopen
+        self.engine = Engine(store)
+        self.lock = threading.RLock()
+        self.config: AESGConfig
+        self.clock: Clock
+        self.shortterm: ShortTermMemory
+        self._load()
+        self._pending = Pending()
+        self._unsaved = False  # whether the short-term window differs from the stored one
+
+    @property
+    def view(self) -> View:
+        """The graph as last committed."""
+        return self.engine.view()
+
+    @property
+    def read_only(self) -> bool:
+        """Whether this process cannot write to the directory."""
+        return self.engine.store.read_only
+
+    @property
+    def vector_dim(self) -> int:
+        """Width of keys; an empty memory can change it."""
+        return self.shortterm.vector_dim
+
+    @property
+    def node_count(self) -> int:
+        """Number of born concepts, those that wait for the next commit included."""
+        waiting = self._pending
+        return self.view.node_count + len(waiting.born) - len(waiting.deleted)
+
+    @property
+    def provisional_count(self) -> int:
+        """Number of concepts in short-term memory that are not born."""
+        waiting = np.fromiter(self._pending.born, np.uint64, len(self._pending.born))
+        return len(self.shortterm) - int((self.shortterm.find(waiting) >= 0).sum())
+
+    def adopt(self, config: AESGConfig) -> None:
+        """Take on the parameters of a handle that opens, unless it only reads.
+
+        Its width too, durably, if the memory has no concepts.
+
+        Raises
+        ------
+        AESGConfigError
+            If the memory is of another width and keeps it; nothing is changed.
+        """
+        with self.lock:
+            reads = self.read_only or MemoryMode(config.memory_mode) is MemoryMode.INFERENCE
+            if self._has_config and reads:
+                self.require_width(config.vector_dim)
+                return
+            before = self.config, self.shortterm, self._pending
+            changes = config.vector_dim != self.vector_dim
+            if changes:
+                self._change_width(config.vector_dim)
+            self.config = config
+            try:
+                if changes or not self._has_config:
+                    self.save()
+            except BaseException:
+                self.config, self.shortterm, self._pending = before
+                raise
+
+    def require_width(self, vector_dim: int) -> None:
+        """Raise `AESGConfigError` unless the memory has this width."""
+        if vector_dim == self.vector_dim:
+            return
+        held = self.view.node_count + len(self._pending.born)
+        what = f"holds {held} concepts" if held else "has no concepts, and was last opened to be"
+        raise AESGConfigError(
+            f"The memory {what} of another width: expected vector_dim={self.vector_dim}, "
+            f"got {vector_dim}. Pass AESGConfig(vector_dim={self.vector_dim}), "
+            "or choose another directory."
+        )
+
+    def refresh(self) -> bool:
+        """Take in what the writing process has committed; True if there was anything."""
+        if not self.read_only:
+            return False
+        with self.lock:
+            self.revive()
+            changed = self.engine.refresh()
+            if changed:
+                self._load()
+            return changed
+
+    def close(self) -> None:
+        """Save and close."""
+        with self.lock:
+            try:
+                self.save()
+            finally:
+                self.engine.close()
+
+    def commit_if_due(self) -> None:
+        """Commit when enough has gathered, or when it has waited long enough."""
+        waiting = self._pending
+        age = time.monotonic() - waiting.since
+        if len(waiting) >= _COMMIT_CHANGES or (len(waiting) and age >= _COMMIT_SECONDS):
+            self.commit()
+
+    def commit_waiting(self) -> None:
+        """Commit what is born, linked or pruned; the short-term window can wait for `save`."""
+        if not self.read_only and len(self._pending):
+            self.commit()
+
+    def save(self) -> None:
+        """Commit everything, the short-term window included, if anything is new."""
+        if self.read_only:
+            return
+        stored = self.view.settings
+        known = all(
+            stored.get(name) == value
+            for name, value in settings_of(self.clock, self.config).items()
+        )
+        if self._unsaved or len(self._pending) or self._pending.events or not known:
+            born = np.fromiter(self._pending.born, np.uint64, len(self._pending.born))
+            self.commit(shortterm=self.shortterm.dump(without=born))
+            self._unsaved = False
+
+    def commit(
+        self,
+        concepts: Concepts | None = None,
+        payloads: Mapping[int, bytes] | None = None,
+        shortterm: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Write what waits, and ``concepts`` with it, in one transaction.
+
+        What waits is dropped only once it is durable: after a failure it waits on.
+        """
+        self.revive()
+        self.engine.refresh()  # an interrupt may have come between a commit and its view
+        most_edges = self.config.max_edges_per_node
+        batch = self._pending.batch(self.view, self.shortterm, self.clock, most_edges)
+        generation = self.view.generation
+        try:
+            self.engine.commit(
+                replace(
+                    batch,
+                    concepts=joined(batch.concepts, concepts),
+                    payloads=payloads or {},
+                    events=with_created(batch.events, concepts) if concepts else batch.events,
+                    shortterm=shortterm,
+                    settings=settings_of(self.clock, self.config),
+                )
+            )
+        except BaseException:
+            if self._reached_since(generation):  # durable, though not in view yet
+                self._settle(batch.concepts)
+                self.engine.refresh()
+            raise
+        self._settle(batch.concepts)
+
+    def _reached_since(self, generation: int) -> bool:
+        try:
+            return self.engine.store.generation() > generation
+        except StoreClosedError:  # which a failed write does
+            return False
+
+    def _settle(self, concepts: Concepts | None) -> None:
+        """Let go of what is durable."""
+        if concepts is not None:
+            self.shortterm.remove(concepts.ids)
+        self._pending = Pending()
+
+    def revive(self) -> None:
+        """Open the store again where a failed write has closed it.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be opened, is another one by now, or was written to meanwhile.
+        """
+        try:
+            self.engine.store.generation()
+        except StoreClosedError:
+            store = self._reopen()
+            other = store.uuid != self.engine.store.uuid
+            if other or (not store.read_only and store.generation() != self.view.generation):
+                store.close()
+                raise
+            self.engine.store = store
+
+    @property
+    def _has_config(self) -> bool:
+        return "config" in self.view.settings
+
+    def _change_width(self, vector_dim: int) -> None:
+        """Give an empty memory another width."""
+        if self.view.node_count + len(self._pending.born):
+            self.require_width(vector_dim)
+        if len(self.shortterm):
+            _log.info(
+                "vector_dim of the empty memory changes from %d to %d: "
+                "its %d provisional concepts go",
+                self.vector_dim,
+                vector_dim,
+                len(self.shortterm),
+            )
+        self.shortterm = ShortTermMemory(vector_dim)
+        self._pending = Pending()
+        self._unsaved = True
+
+    def _load(self) -> None:
+        """Take parameters, counters and short-term memory from the store."""
+        view = self.view
+        config, clock = config_of(view.settings), clock_of(view.settings)
+        greatest = int(view.ids[view.alive].max()) if view.node_count else 0
+        clock.next_id = max(clock.next_id, greatest + 1)  # no id is ever given twice
+        self.config, self.clock = config, clock
+        self.shortterm = self._stored_shortterm()
+
+    def _stored_shortterm(self) -> ShortTermMemory:
+        shortterm = ShortTermMemory(self.view.vector_dim or self.config.vector_dim)
+        shortterm.load(self.engine.store.shortterm(), self.clock.next_id)
+        held = shortterm.entries["id"]
+        shortterm.remove(held[self.view.slots(held) >= 0])  # born since the window was saved
+        return shortterm
