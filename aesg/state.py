@@ -34,16 +34,12 @@ _SPARE_SHARE = 100
 
 
 class MemoryState(DurableState):
-    """One memory as one process sees it.
-
-    Callers hold `lock` around whatever reads or writes more than one attribute.
+    """One memory as one process sees it: what is durable, and how it learns.
 
     Parameters
     ----------
-    store : Store
-        Closed by `close`.
-    reopen : callable
-        Opens the store again, where a failed write has closed it.
+    store, reopen
+        As for `DurableState`; callers hold its `lock` here too.
     """
 
     def __init__(self, store: Store, reopen: Callable[[], Store]) -> None:

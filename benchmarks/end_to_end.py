@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 import torch
-from rich.console import Console
+from _demo import console, finished_demo, folder_option, trained_weights, with_weights
 from rich.table import Table
 from torch.utils.data import DataLoader
 
@@ -23,8 +23,6 @@ from aesg.demo.plan import Workspace
 from aesg.demo.train import heldout_batches, loader
 from aesg.models import AESGDecoderLM
 from aesg.trainer import AESGTrainer
-
-console = Console()
 
 
 def trained(workspace: Workspace, memory: Path, *, alone: bool) -> dict[str, torch.Tensor]:
@@ -54,29 +52,19 @@ def perplexities(workspace: Workspace, model: AESGDecoderLM) -> tuple[float, flo
     return math.exp(ablated), math.exp(online)
 
 
-def with_weights(
-    workspace: Workspace, state: dict[str, torch.Tensor], memory: Path
-) -> AESGDecoderLM:
-    """Return a model with trained weights and a memory of its own."""
-    model = AESGDecoderLM.small(workspace.plan.vocab_size, str(memory))
-    model.load_state_dict(state)
-    return model
-
-
 @click.command()
-@click.option("--folder", default="aesg_demo", show_default=True, type=click.Path(path_type=Path))
+@folder_option
 def main(folder: Path) -> None:
     """Train end to end what the demo trained in two stages, and compare."""
-    workspace = Workspace(folder.absolute())
-    if not workspace.checkpoint.exists():
-        console.print(f"SKIPPED: no finished demo in {folder}; run `python -m aesg.demo` first")
+    workspace = finished_demo(folder)
+    if workspace is None:
         return
     table = Table("training", "ablated", "ONLINE", title="held-out perplexity")
     with tempfile.TemporaryDirectory() as scratch:
         states = {
             "network alone": trained(workspace, Path(scratch) / "alone", alone=True),
             "end to end": trained(workspace, Path(scratch) / "together", alone=False),
-            "two stages": torch.load(workspace.checkpoint, weights_only=True)["model"],
+            "two stages": trained_weights(workspace),
         }
         for name, state in states.items():
             model = with_weights(workspace, state, Path(scratch) / name)

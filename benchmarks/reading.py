@@ -15,16 +15,14 @@ from pathlib import Path
 
 import click
 import torch
-from rich.console import Console
+from _demo import console, finished_demo, folder_option, trained_weights, with_weights
 from rich.table import Table
 from torch import Tensor
 
 from aesg.demo.plan import Workspace
-from aesg.demo.train import build_model, heldout_batches, loader
+from aesg.demo.train import heldout_batches, load_model, loader
 from aesg.models import AESGDecoderLM
 from aesg.trainer import AESGTrainer
-
-console = Console()
 
 
 class ShuffledValues(AESGDecoderLM):
@@ -38,18 +36,16 @@ class ShuffledValues(AESGDecoderLM):
 
 def read_online(workspace: Workspace, folder: Path, kind: type[AESGDecoderLM]) -> float:
     """Return the perplexity of the held-out text, learned while it is read."""
-    model = kind.small(workspace.plan.vocab_size, str(folder / "memory"))
+    model = with_weights(workspace, trained_weights(workspace), folder / "memory", kind)
     with model.memory:
-        model.load_state_dict(torch.load(workspace.checkpoint, weights_only=True)["model"])
         batches = loader(heldout_batches(workspace))
         return math.exp(AESGTrainer(model).evaluate(batches, mode="ONLINE")["loss"])
 
 
 def read_ablated(workspace: Workspace) -> float:
     """Return the perplexity of the held-out text without the memory."""
-    model = build_model(workspace)
+    model = load_model(workspace)
     with model.memory, model.without_memory():
-        model.load_state_dict(torch.load(workspace.checkpoint, weights_only=True)["model"])
         return math.exp(AESGTrainer(model).evaluate(loader(heldout_batches(workspace)))["loss"])
 
 
@@ -66,12 +62,11 @@ def variants(workspace: Workspace) -> dict[str, Callable[[Path], float]]:
 
 
 @click.command()
-@click.option("--folder", default="aesg_demo", show_default=True, type=click.Path(path_type=Path))
+@folder_option
 def main(folder: Path) -> None:
     """Read the held-out text of a finished demo in several ways."""
-    workspace = Workspace(folder.absolute())
-    if not workspace.checkpoint.exists():
-        console.print(f"SKIPPED: no finished demo in {folder}; run `python -m aesg.demo` first")
+    workspace = finished_demo(folder)
+    if workspace is None:
         return
     table = Table("held-out text", "perplexity", "against ablated")
     first = math.nan

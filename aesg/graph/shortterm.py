@@ -152,10 +152,6 @@ class ShortTermMemory:
         if gone.any():
             self._window = self._moved(np.flatnonzero(~gone))
 
-    def clear(self) -> None:
-        """Forget every entry."""
-        self._window = self._window._replace(begin=self._window.end)
-
     def dump(self, without: Ids) -> dict[str, bytes]:
         """Return the entries, but for those of some ids, as the columns of the short-term table."""
         kept = ~np.isin(self.entries["id"], without)

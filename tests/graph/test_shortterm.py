@@ -66,9 +66,9 @@ def test_neighbours_of_a_sequence_are_noted_even_where_one_has_left() -> None:
     memory.link(np.empty((0, 2), np.uint64))
 
 
-def test_a_cleared_window_is_empty_and_usable() -> None:
+def test_an_emptied_window_is_empty_and_usable() -> None:
     memory = window([1, 2, 3], capacity=3)
-    memory.clear()
+    memory.remove(ids(1, 2, 3))
     assert not len(memory)
     memory.append(entries([4]), unit([4]), None)
     assert memory.find(ids(1, 4)).tolist() == [-1, 0]
