@@ -1,7 +1,9 @@
 # make demo [ARGS=--quick]   train a small language model with a memory and show what it gains
 # make test                  lint, types and the test suite
 # make test-long             the tests that take minutes
+# make torture               kills, power cuts, faults and damage by the thousand (20 minutes)
 # make bench                 the benchmarks
+# make serve-demo            serve a memory over HTTP for a minute while it is written and killed
 # make clean                 remove what the above wrote, except the virtual environment
 #
 # Everything runs in a virtual environment in $(VENV), made from $(PYTHON) at the first call.
@@ -11,10 +13,10 @@ VENV ?= .venv
 ARGS ?=
 
 BIN := $(VENV)/bin
-TYPED := aesg storage_backends tools
+TYPED := aesg examples storage_backends tools
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-long bench clean
+.PHONY: demo test test-long torture bench serve-demo clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed-demo
@@ -29,8 +31,17 @@ test: $(VENV)/.installed-test
 test-long: $(VENV)/.installed-test
 	$(BIN)/pytest -m long $(ARGS)
 
+# The parts that need root say that they were skipped. The figures go to build/torture.json.
+torture: $(VENV)/.installed-test
+	rm -f build/torture.json
+	TORTURE_FIGURES=$(CURDIR)/build/torture.json $(BIN)/pytest -m torture tests/torture $(ARGS)
+	$(BIN)/python -m tests.torture.figures build/torture.json
+
 bench: $(VENV)/.installed-test
 	set -e; for script in benchmarks/[!_]*.py; do $(BIN)/python "$$script" $(ARGS); done
+
+serve-demo: $(VENV)/.installed-serve
+	$(BIN)/python -m examples.serving.run $(ARGS)
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (the first time takes a few minutes)"

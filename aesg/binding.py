@@ -7,11 +7,14 @@ import logging
 import os
 import threading
 import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 from aesg._seam import storage_errors
 from aesg.config import AESGConfig
+from aesg.errors import AESGConfigError
 from aesg.memory_stored import config_of
 from aesg.state import MemoryState
 from storage_backends.errors import StoreError
@@ -32,31 +35,30 @@ class Bound:
         Resolved.
     config : AESGConfig
         Parameters of the handle.
-    read_only : bool
-        Whether a state that cannot write will do.
+    writes : bool
+        Whether the handle keeps the memory open for writing; else a state that cannot will do.
 
     Raises
     ------
     AESGConfigError
-        If the memory holds concepts of another width.
+        If the memory holds concepts of another width, or is open in this process with another
+        durability.
     AESGStorageError
         If the directory cannot be opened, or another process writes to it.
     """
 
-    def __init__(
-        self, owner: object, directory: Path, config: AESGConfig, *, read_only: bool
-    ) -> None:
-        self.state = _acquire(directory, read_only=read_only, create=True)
+    def __init__(self, owner: object, directory: Path, config: AESGConfig, *, writes: bool) -> None:
+        self.state = _acquire(directory, config, writes=writes)
+        self.writes = writes
         try:
             with storage_errors(f"write to memory '{directory}'"):
                 self.state.adopt(config)
         except BaseException:
-            if _let_go(self.state):
-                self.state.engine.close()
+            _let_go(self.state, writes=writes)
             raise
         self._directory = directory
         self._pid = os.getpid()
-        self._finalizer = weakref.finalize(owner, _release_elsewhere, self.state)
+        self._finalizer = weakref.finalize(owner, _release_elsewhere, self.state, writes)
         self._finalizer.atexit = False  # that is for `_close_all`
 
     @property
@@ -65,7 +67,7 @@ class Bound:
         return self._pid != os.getpid()
 
     def release(self) -> None:
-        """Let go now; the last holder saves and closes the memory.
+        """Let go now; the last holder that writes saves the memory, the last of all closes it.
 
         Raises
         ------
@@ -73,36 +75,50 @@ class Bound:
             If it cannot be saved; it is still held then.
         """
         with _lock, storage_errors(f"close memory '{self._directory}'"):
-            if not self._finalizer.alive:
-                return
-            if _holders.get(self.state) == 1:
-                with self.state.lock:
-                    self.state.save()
-            self._finalizer.detach()
-            if _let_go(self.state):
-                self.state.engine.close()
+            if self._finalizer.alive:
+                _save_before_leaving(self.state, writes=self.writes)
+                self._finalizer.detach()
+                _let_go(self.state, writes=self.writes)
 
 
-def stored_config(directory: Path) -> AESGConfig:
-    """Return the parameters that an existing memory was last written with.
+@contextmanager
+def stored_config(directory: Path) -> Iterator[AESGConfig]:
+    """Give the parameters that an existing memory was last written with.
+
+    Inside, its file stays open, so that to open the memory there does not examine it again.
 
     Raises
     ------
     AESGStorageError
         If there is no memory in the directory, or it cannot be read.
     """
-    with _lock, storage_errors(f"open memory '{directory}'"):
-        for read_only in (False, True):
-            state = _current_state(directory, read_only)
+    with ExitStack() as opened:
+        with _lock, storage_errors(f"open memory '{directory}'"):
+            state = _current_state(directory, False) or _current_state(directory, True)
             if state is not None:
-                with state.lock:
-                    state.refresh()
-                    return state.config
-        with LMDBStore.open(directory, read_only=True) as store:
-            changes = store.changes(store.generation())  # nothing but the settings
-            while changes is None:  # the log was cut in between
-                changes = store.changes(store.generation())
-            return config_of(changes.settings)
+                state.refresh()
+                config = state.config
+            else:
+                store = opened.enter_context(LMDBStore.open(directory, read_only=True))
+                config = config_of(_settings_of(store))
+        yield config
+
+
+def _settings_of(store: LMDBStore) -> Mapping[str, bytes]:
+    while True:
+        changes = store.changes(store.generation())  # nothing but the settings
+        if changes is not None:  # else a commit came in between
+            return changes.settings
+
+
+def create(directory: Path, config: AESGConfig) -> None:
+    """Make a memory that nothing has open afterwards; the errors are those of `Bound`."""
+    state = _acquire(directory, config, writes=True)
+    with storage_errors(f"write to memory '{directory}'"):
+        try:
+            state.adopt(config)
+        finally:
+            _let_go(state, writes=True)
 
 
 def exists(directory: Path) -> bool:
@@ -113,19 +129,26 @@ def exists(directory: Path) -> bool:
 
 _lock = threading.RLock()
 _states: dict[tuple[Path, bool], MemoryState] = {}  # by directory and read_only
-_holders: dict[MemoryState, int] = {}  # of a directory that was replaced, too
+#: For each use of a state whether it writes; of a directory that was replaced, too.
+_holders: dict[MemoryState, list[bool]] = {}
 
 
-def _acquire(directory: Path, *, read_only: bool, create: bool) -> MemoryState:
+def _acquire(directory: Path, config: AESGConfig, *, writes: bool) -> MemoryState:
     with _lock:
         state = _current_state(directory, False)
-        if state is None and read_only:
+        if state is None and not writes:
             state = _current_state(directory, True)
         if state is None:
             with storage_errors(f"open memory '{directory}'"):
-                state = _opened(directory, read_only, create)
-            _states[directory, read_only] = state
-        _holders[state] = _holders.get(state, 0) + 1
+                state = _opened(directory, config.durability, writes)
+            _states[directory, not writes] = state
+        elif writes and state.durability != config.durability:
+            raise AESGConfigError(
+                f"Memory '{directory}' is open in this process: expected "
+                f"durability={state.durability!r} as there, got {config.durability!r}. "
+                "Close its other handles first"
+            )
+        _holders.setdefault(state, []).append(writes)
         return state
 
 
@@ -135,7 +158,7 @@ def _current_state(directory: Path, read_only: bool) -> MemoryState | None:
     if state is None:
         return None
     try:
-        with state.lock:
+        with state.lock.alone():
             state.revive()
         current = state.engine.store.is_current()
     except StoreError:
@@ -145,44 +168,63 @@ def _current_state(directory: Path, read_only: bool) -> MemoryState | None:
     return state if current else None
 
 
-def _opened(directory: Path, read_only: bool, create: bool) -> MemoryState:
-    store = LMDBStore.open(directory, read_only=read_only, create=create)
+def _opened(directory: Path, durability: str, writes: bool) -> MemoryState:
+    reopen = partial(LMDBStore.open, directory, create=False, durability=durability)
+    store = LMDBStore.open(directory, durability=durability) if writes else reopen(read_only=True)
     try:
-        reopen = partial(LMDBStore.open, directory, read_only=read_only, create=False)
-        return MemoryState(store, reopen)
+        return MemoryState(store, reopen, durability)
     except BaseException:
         store.close()
         raise
 
 
-def _let_go(state: MemoryState) -> bool:
-    """Count one holder less; True if it was the last, and the state is the caller's to close."""
+def _save_before_leaving(state: MemoryState, *, writes: bool) -> None:
+    """Save what the last use of a state, or the last that writes, would leave unsaved.
+
+    The writer lock goes with the latter, while others read on.
+    """
+    holders = _holders.get(state, [])
+    if len(holders) == 1:
+        with state.lock.alone():
+            state.save()
+    elif writes and holders.count(True) == 1:
+        state.read_on()
+        for directory, read_only in [place for place, held in _states.items() if held is state]:
+            if not read_only:
+                del _states[directory, read_only]
+                _states.setdefault((directory, True), state)
+
+
+def _let_go(state: MemoryState, *, writes: bool) -> None:
+    """Count one use less, and close the state after the last."""
     with _lock:
         if state not in _holders:
-            return False  # inherited through a fork: the parent's to close
-        _holders[state] -= 1
+            return  # inherited through a fork: the parent's to close
+        _holders[state].remove(writes)
         if _holders[state]:
-            return False
+            return
         del _holders[state]
         for place in [place for place, held in _states.items() if held is state]:
             del _states[place]
-        return True
+        state.engine.close()
 
 
-def _release_elsewhere(state: MemoryState) -> None:
+def _release_elsewhere(state: MemoryState, writes: bool) -> None:
     """Release the state of a collected handle, on a thread of its own.
 
     The garbage collector may have found the handle in the middle of anything, with any lock held.
     """
     if state in _holders:
-        threading.Thread(target=_release_or_log, args=(state,), name="aesg-release").start()
+        threading.Thread(target=_release_or_log, args=(state, writes), name="aesg-release").start()
 
 
-def _release_or_log(state: MemoryState) -> None:
+def _release_or_log(state: MemoryState, writes: bool) -> None:
     with _lock:
         try:
-            if _let_go(state):
-                state.close()
+            try:
+                _save_before_leaving(state, writes=writes)
+            finally:
+                _let_go(state, writes=writes)
         except Exception:  # nobody is there to be told
             _log.exception("a memory that was dropped unclosed could not be saved")
 

@@ -60,6 +60,10 @@ class AESGConfig:
         Samples in a batch where the trainer makes the batches. Range: >= 1.
     memory_mode : {"TRAIN", "FINETUNE", "INFERENCE", "ONLINE"}
         Mode that a memory starts in.
+    durability : {"full", "normal"}
+        Whether a commit survives a power cut. With "normal", which syncs once for a commit in
+        place of twice, the last ones before a power cut may be undone; those that remain are
+        whole. Either survives a kill.
     storage_directory : str or None
         Directory of the memory where the caller names none. None stands for ``./aesg_memory``.
     log_level : {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
@@ -86,6 +90,7 @@ class AESGConfig:
     learning_rate: float = 1e-3
     batch_size: int = 32
     memory_mode: str = "TRAIN"
+    durability: str = "full"
     storage_directory: str | None = None
     log_level: str = "INFO"
 

@@ -96,7 +96,8 @@ class AESGMemory(MemoryHandle):
         """
         wanted = MemoryMode.parse(mode)
         path = resolved(directory)
-        return cls(path, replace(binding.stored_config(path), memory_mode=wanted.value))
+        with binding.stored_config(path) as stored:
+            return cls(path, replace(stored, memory_mode=wanted.value))
 
     # Reading
 
@@ -136,7 +137,7 @@ class AESGMemory(MemoryHandle):
         context = self.recall(query, top_k=top_k, origins=origins)
         if self._permissions.create_concepts:
             state = self._state
-            with state.lock, storage_errors(f"write to memory '{self.directory}'"):
+            with state.lock.alone(), storage_errors(f"write to memory '{self.directory}'"):
                 standing = self._learn(Deferred(context)).reshape(context.found.sequences)
                 self._trail = state.follow(self._trail, standing)
                 state.commit_if_due()
@@ -174,14 +175,15 @@ class AESGMemory(MemoryHandle):
         check_top_k(top_k)
         queries = queries_of(query, self.vector_dim, outcomes, origins)
         self.refresh()
-        state = self._state  # checked against what the refresh brought
+        state = self._state
         config = self.config
         settings = Spread(
             hops=config.spreading_activation_steps,
             decay=config.spreading_activation_decay,
             region_multiplier=config.region_facilitation_multiplier,
         )
-        with state.lock, storage_errors(f"read memory '{self.directory}'"):
+        with state.lock.shared(), storage_errors(f"read memory '{self.directory}'"):
+            state.require_width(self.vector_dim)  # of what the refresh brought
             reading = read(
                 state.scope,
                 queries,
@@ -258,7 +260,7 @@ class AESGMemory(MemoryHandle):
             self._deferred = Waiting()
             return
         state, wrong = self._state, None
-        with state.lock, storage_errors(f"write to memory '{self.directory}'"):
+        with state.lock.alone(), storage_errors(f"write to memory '{self.directory}'"):
             while deferred := self._deferred.take():
                 try:
                     self._learn(deferred)
@@ -310,7 +312,7 @@ class AESGMemory(MemoryHandle):
         if not allowed.create_concepts or not len(vectors):
             return np.empty(0, np.uint64)
         state, most = self._state, self.config.max_concepts
-        with state.lock, storage_errors(f"write to memory '{self.directory}'"):
+        with state.lock.alone(), storage_errors(f"write to memory '{self.directory}'"):
             held = 0 if allowed.evolutionary_pressure else state.node_count
             if held + len(vectors) > most:
                 kept = f" beside {held} that {self._mode.value} may not prune" if held else ""
@@ -330,10 +332,8 @@ class AESGMemory(MemoryHandle):
         """
         ids = ids_of(concept_ids)
         self.refresh()
-        state = self._state
-        with state.lock, storage_errors(f"read memory '{self.directory}'"):
-            state.revive()
-            return [unpack_payload(each) for each in state.engine.store.payloads(ids)]
+        with storage_errors(f"read memory '{self.directory}'"):
+            return [unpack_payload(each) for each in self._state.payloads(ids)]
 
     def reset_state(self) -> None:
         """Forget where navigation stands, and retrievals that were not learned from yet.

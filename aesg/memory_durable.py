@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
@@ -14,12 +15,13 @@ from aesg.config import AESGConfig
 from aesg.errors import AESGConfigError
 from aesg.graph.pending import Clock, Pending, joined
 from aesg.graph.shortterm import ShortTermMemory
-from aesg.memory_stored import clock_of, config_of, settings_of, with_created
+from aesg.memory_lock import ReadersWriterLock
+from aesg.memory_stored import clock_of, config_of, saves_of, settings_of, with_created
 from aesg.modes import MemoryMode
 from storage_backends.engine import Engine
 from storage_backends.errors import StoreClosedError
 from storage_backends.protocol import Store
-from storage_backends.types import Concepts
+from storage_backends.types import Concepts, Ids
 from storage_backends.view import View
 
 _log = logging.getLogger("aesg.memory")
@@ -29,26 +31,40 @@ _COMMIT_CHANGES = 4_096
 _COMMIT_SECONDS = 2.0
 
 
+class Reopen(Protocol):
+    """Opens a store again, as its writer or beside it."""
+
+    def __call__(self, *, read_only: bool) -> Store:
+        """Return the store."""
+        ...
+
+
 class DurableState:
     """What one process holds of a memory, and how it comes from the store and goes there.
 
-    Callers hold `lock` around whatever reads or writes more than one attribute.
+    Callers share `lock` around what reads more than one attribute, and have it alone around what
+    changes any.
 
     Parameters
     ----------
     store : Store
         Closed by `close`.
     reopen : callable
-        Opens the store again, where a failed write has closed it.
+        Opens the store again, where a failed write has closed it, or to read on.
+    durability : str
+        What the store was opened with.
     """
 
-    def __init__(self, store: Store, reopen: Callable[[], Store]) -> None:
+    def __init__(self, store: Store, reopen: Reopen, durability: str) -> None:
         self._reopen = reopen
+        self.durability = durability
         self.engine = Engine(store)
-        self.lock = threading.RLock()
+        self.lock = ReadersWriterLock()
         self.config: AESGConfig
         self.clock: Clock
         self.shortterm: ShortTermMemory
+        self._loaded: int  # generation that the three show
+        self._saves = -1  # of the window that `shortterm` was last loaded from, or saved as
         self._load()
         self._pending = Pending()
         self._unsaved = False  # whether the short-term window differs from the stored one
@@ -90,7 +106,7 @@ class DurableState:
         AESGConfigError
             If the memory is of another width and keeps it; nothing is changed.
         """
-        with self.lock:
+        with self.lock.alone():
             reads = self.read_only or MemoryMode(config.memory_mode) is MemoryMode.INFERENCE
             if self._has_config and reads:
                 self.require_width(config.vector_dim)
@@ -121,18 +137,37 @@ class DurableState:
 
     def refresh(self) -> bool:
         """Take in what the writing process has committed; True if there was anything."""
-        if not self.read_only:
+        if not self.read_only or self._is_current():
             return False
-        with self.lock:
+        with self.lock.alone():
             self.revive()
-            changed = self.engine.refresh()
-            if changed:
-                self._load()
-            return changed
+            self.engine.refresh()
+            if self.view.generation == self._loaded:
+                return False
+            self._load()
+            return True
+
+    def payloads(self, ids: Ids) -> Sequence[bytes | None]:
+        """Return the payload of each concept; None where there is none."""
+        with self.lock.shared(), suppress(StoreClosedError):
+            return self.engine.store.payloads(ids)
+        with self.lock.alone():  # a failed write has closed the store
+            self.revive()
+            return self.engine.store.payloads(ids)
+
+    def read_on(self) -> None:
+        """Save, and let another process write from now on."""
+        with self.lock.alone():
+            if self.read_only:
+                return
+            self.save()
+            writer, self.engine.store = self.engine.store, self._reopen(read_only=True)
+            self._loaded = self.view.generation
+            writer.close()
 
     def close(self) -> None:
         """Save and close."""
-        with self.lock:
+        with self.lock.alone():
             try:
                 self.save()
             finally:
@@ -157,7 +192,7 @@ class DurableState:
         stored = self.view.settings
         known = all(
             stored.get(name) == value
-            for name, value in settings_of(self.clock, self.config).items()
+            for name, value in settings_of(self.clock, self.config, self._saves).items()
         )
         if self._unsaved or len(self._pending) or self._pending.events or not known:
             born = np.fromiter(self._pending.born, np.uint64, len(self._pending.born))
@@ -177,6 +212,9 @@ class DurableState:
         self.revive()
         self.engine.refresh()  # an interrupt may have come between a commit and its view
         most_edges = self.config.max_edges_per_node
+        saves = self._saves + (shortterm is not None)
+        if shortterm is not None:
+            shortterm = {**shortterm, "saves": str(saves).encode()}
         batch = self._pending.batch(self.view, self.shortterm, self.clock, most_edges)
         generation = self.view.generation
         try:
@@ -187,15 +225,15 @@ class DurableState:
                     payloads=payloads or {},
                     events=with_created(batch.events, concepts) if concepts else batch.events,
                     shortterm=shortterm,
-                    settings=settings_of(self.clock, self.config),
+                    settings=settings_of(self.clock, self.config, saves),
                 )
             )
         except BaseException:
             if self._reached_since(generation):  # durable, though not in view yet
-                self._settle(batch.concepts)
+                self._settle(batch.concepts, saves)
                 self.engine.refresh()
             raise
-        self._settle(batch.concepts)
+        self._settle(batch.concepts, saves)
 
     def _reached_since(self, generation: int) -> bool:
         try:
@@ -203,8 +241,9 @@ class DurableState:
         except StoreClosedError:  # which a failed write does
             return False
 
-    def _settle(self, concepts: Concepts | None) -> None:
+    def _settle(self, concepts: Concepts | None, saves: int) -> None:
         """Let go of what is durable."""
+        self._saves = saves
         if concepts is not None:
             self.shortterm.remove(concepts.ids)
         self._pending = Pending()
@@ -220,12 +259,19 @@ class DurableState:
         try:
             self.engine.store.generation()
         except StoreClosedError:
-            store = self._reopen()
+            store = self._reopen(read_only=self.read_only)
             other = store.uuid != self.engine.store.uuid
             if other or (not store.read_only and store.generation() != self.view.generation):
                 store.close()
                 raise
             self.engine.store = store
+
+    def _is_current(self) -> bool:
+        """Tell whether there is nothing to take in."""
+        try:
+            return self.engine.is_current() and self.view.generation == self._loaded
+        except StoreClosedError:
+            return False
 
     @property
     def _has_config(self) -> bool:
@@ -248,17 +294,34 @@ class DurableState:
         self._unsaved = True
 
     def _load(self) -> None:
-        """Take parameters, counters and short-term memory from the store."""
+        """Take parameters, counters and short-term memory from the store, all of one commit."""
+        same = saves_of(self.view.settings) == self._saves
+        window = None if same else self._stored_window()
         view = self.view
         config, clock = config_of(view.settings), clock_of(view.settings)
-        greatest = int(view.ids[view.alive].max()) if view.node_count else 0
-        clock.next_id = max(clock.next_id, greatest + 1)  # no id is ever given twice
+        clock.next_id = max(clock.next_id, view.greatest_id + 1)  # no id is ever given twice
         self.config, self.clock = config, clock
-        self.shortterm = self._stored_shortterm()
+        if window is None:
+            self._drop_born(self.shortterm)
+        else:
+            self.shortterm = self._window_of(window)
+            self._saves = saves_of(window)
+        self._loaded = self.view.generation
 
-    def _stored_shortterm(self) -> ShortTermMemory:
+    def _stored_window(self) -> Mapping[str, bytes]:
+        """Return the short-term table; where it is newer than the view, that catches up."""
+        while True:
+            window = self.engine.store.shortterm()
+            if saves_of(window) == saves_of(self.view.settings) or not self.engine.refresh():
+                return window
+
+    def _window_of(self, stored: Mapping[str, bytes]) -> ShortTermMemory:
         shortterm = ShortTermMemory(self.view.vector_dim or self.config.vector_dim)
-        shortterm.load(self.engine.store.shortterm(), self.clock.next_id)
-        held = shortterm.entries["id"]
-        shortterm.remove(held[self.view.slots(held) >= 0])  # born since the window was saved
+        shortterm.load(stored, self.clock.next_id)
+        self._drop_born(shortterm)
         return shortterm
+
+    def _drop_born(self, shortterm: ShortTermMemory) -> None:
+        """Take out of a window what was born since it was stored."""
+        held = shortterm.entries["id"]
+        shortterm.remove(held[self.view.slots(held) >= 0])

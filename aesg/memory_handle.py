@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from torch.utils.data import get_worker_info
 
@@ -79,7 +80,9 @@ class MemoryHandle(nn.Module):
     @property
     def provisional_count(self) -> int:
         """Number of provisional concepts in short-term memory."""
-        return self._state.provisional_count
+        state = self._state
+        with state.lock.shared():
+            return state.provisional_count
 
     def set_mode(self, mode: str | MemoryMode) -> None:
         """Change what the memory may do.
@@ -95,14 +98,14 @@ class MemoryHandle(nn.Module):
             If the mode writes, the memory was opened read-only, and another process is its writer.
         """
         wanted = MemoryMode.parse(mode)
-        if wanted is not MemoryMode.INFERENCE and self._state.read_only and not self._bystander:
+        if wanted is not MemoryMode.INFERENCE and not self._writes and not self._bystander:
             self._bind(read_only=False)
         self._mode = wanted
 
     def save(self) -> None:
         """Write everything that is new; durable when the call returns."""
         state = self._state
-        with state.lock, storage_errors(f"save memory '{self.directory}'"):
+        with state.lock.alone(), storage_errors(f"save memory '{self.directory}'"):
             state.save()
 
     def refresh(self) -> bool:
@@ -164,6 +167,11 @@ class MemoryHandle(nn.Module):
         return bound.state
 
     @property
+    def _writes(self) -> bool:
+        """Whether this handle keeps the memory open for writing."""
+        return not self._state.read_only and self._bound is not None and self._bound.writes
+
+    @property
     def _bystander(self) -> bool:
         """Whether this handle cannot become a writer in this process."""
         return self._reader_in == os.getpid() or get_worker_info() is not None
@@ -171,27 +179,29 @@ class MemoryHandle(nn.Module):
     def _reads_only(self) -> bool:
         if self._mode is not MemoryMode.INFERENCE:
             return self._bystander
-        return binding.exists(self.directory)
+        if not binding.exists(self.directory):
+            binding.create(self.directory, self.config)
+        return True
 
     def _bind(self, *, read_only: bool) -> binding.Bound:
         earlier, self._bound = self._bound, None
         if earlier is not None and not earlier.inherited:
             earlier.release()
-        bound = binding.Bound(self, self.directory, self.config, read_only=read_only)
+        bound = binding.Bound(self, self.directory, self.config, writes=not read_only)
         self._bound = bound
         return bound
 
     def _committed(self) -> MemoryState:
         """Return the state with nothing born or linked left to commit, and its store open."""
         state = self._state
-        with state.lock, storage_errors(f"write to memory '{self.directory}'"):
+        with state.lock.alone(), storage_errors(f"write to memory '{self.directory}'"):
             state.commit_waiting()
             state.revive()
         return state
 
     def _events(self) -> Records:
         state = self._committed()
-        with storage_errors(f"read memory '{self.directory}'"):
+        with state.lock.shared(), storage_errors(f"read memory '{self.directory}'"):
             return state.engine.store.events()
 
 
@@ -213,4 +223,15 @@ def resolved(directory: str | os.PathLike[str]) -> Path:
 
 def _config_of(directory: Path) -> AESGConfig:
     """Return the parameters that a directory was written with; the defaults for a new one."""
-    return binding.stored_config(directory) if binding.exists(directory) else AESGConfig()
+    if not binding.exists(directory):
+        return AESGConfig()
+    with binding.stored_config(directory) as stored:
+        return stored
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+# A child inherits a pool of threads that no longer run, and would wait for them for ever.
+os.register_at_fork(after_in_child=_use_one_thread)

@@ -49,10 +49,23 @@ class StorageInfo:
         return self.engine.view().edge_count
 
     @property
+    def generation(self) -> int:
+        """Number of the last commit."""
+        return self.engine.view().generation
+
+    @property
+    def snapshot_generation(self) -> int | None:
+        """Commit that the snapshot in use shows; None where all records were read."""
+        footing = self.engine.shown.footing
+        return None if footing is None else footing.manifest.generation
+
+    @property
     def file_bytes(self) -> int:
-        """Size of the data file, in bytes."""
+        """Size of the data file and of the files of the snapshot in use, in bytes."""
+        footing = self.engine.shown.footing
+        files = () if footing is None else footing.manifest.files
         with storage_errors("measure the memory"):
-            return self.engine.store.stats().file_bytes
+            return self.engine.store.stats().file_bytes + sum(file.size for file in files)
 
     def verify(self) -> list[str]:
         """Examine every record; an empty list means that all is well."""

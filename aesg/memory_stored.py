@@ -61,11 +61,30 @@ def config_of(settings: Mapping[str, bytes]) -> AESGConfig:
     return config
 
 
-def settings_of(clock: Clock, config: AESGConfig) -> dict[str, bytes]:
-    """Return the settings of every commit."""
-    numbers = {"next_id": clock.next_id, "epoch": clock.epoch, "tick": clock.tick}
+def settings_of(clock: Clock, config: AESGConfig, saves: int) -> dict[str, bytes]:
+    """Return the settings of every commit.
+
+    Parameters
+    ----------
+    clock : Clock
+    config : AESGConfig
+    saves : int
+        How often the short-term window was stored, this commit included.
+    """
+    numbers = {"next_id": clock.next_id, "epoch": clock.epoch, "tick": clock.tick, "saves": saves}
     settings = {name: str(number).encode() for name, number in numbers.items()}
     return {**settings, "config": config.to_json().encode()}
+
+
+def saves_of(settings: Mapping[str, bytes]) -> int:
+    """Return how often the short-term window was stored, from settings or from its own table.
+
+    Raises
+    ------
+    StoreCorruptError
+        If that is not a number.
+    """
+    return _number(settings, "saves", 0)
 
 
 def with_created(events: Records, concepts: Concepts) -> Records:

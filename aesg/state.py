@@ -6,7 +6,7 @@ commit. It decides nothing: permissions are the caller's, algorithms live in ``a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from aesg.graph.edges import Coactivation
 from aesg.graph.novelty import Experience, digest
 from aesg.graph.pending import microseconds, newborn
 from aesg.graph.scope import Scope
-from aesg.memory_durable import DurableState
+from aesg.memory_durable import DurableState, Reopen
 from aesg.memory_stats import NoveltyRates
 from storage_backends.adjacency import Slots
 from storage_backends.protocol import Store
@@ -38,12 +38,12 @@ class MemoryState(DurableState):
 
     Parameters
     ----------
-    store, reopen
+    store, reopen, durability
         As for `DurableState`; callers hold its `lock` here too.
     """
 
-    def __init__(self, store: Store, reopen: Callable[[], Store]) -> None:
-        super().__init__(store, reopen)
+    def __init__(self, store: Store, reopen: Reopen, durability: str) -> None:
+        super().__init__(store, reopen, durability)
         self.rates = NoveltyRates()
         self._coactivation = Coactivation()
         self._held_back = 0

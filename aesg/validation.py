@@ -110,6 +110,7 @@ _RULES: dict[str, _Rule] = {
     "learning_rate": _Float(0.0, low_excluded=True),
     "batch_size": _COUNT,
     "memory_mode": _Choice(tuple(mode.value for mode in MemoryMode)),
+    "durability": _Choice(("full", "normal")),
     "storage_directory": _Path(),
     "log_level": _Choice(_LOG_LEVELS),
 }

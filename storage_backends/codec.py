@@ -1,7 +1,8 @@
 """Record layouts and key encodings, the only place that knows them.
 
 Numbers are little-endian but for the keys: concept ids, generations and event numbers are
-big-endian, so that the order of the bytes is the order of the numbers.
+big-endian, so that the order of the bytes is the order of the numbers. Every record ends with a
+checksum, see `checksum`, but for the number of the schema, which all releases can read.
 
 ============  ===========================  ==================================================
 table         key                          record
@@ -14,26 +15,30 @@ meta          concept id                   `STATS`, 64 bytes
 payload       concept id                   the caller's bytes, at least one
 adjacency     concept id of the source     `EDGE`, 24 bytes each, at least one
 shortterm     ASCII                        the caller's bytes
-log           generation                   msgpack map, see `LogEntry`
+log           generation                   msgpack map, see `LogEntry` and `encode_log`
 evolution     number of the event, from 0  `EVENT`, 32 bytes
+snapshot      number of the snapshot       the caller's bytes, at least one; at most one record
 ============  ===========================  ==================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from itertools import islice
+from itertools import chain, islice
 
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from storage_backends import checksum
 from storage_backends.errors import StoreCorruptError
-from storage_backends.types import EDGE, Concepts, Floats, Ids, Records, ValueKind
+from storage_backends.rows import decode_into, decode_lists, decode_rows, parts
+from storage_backends.runs import as_runs, from_runs
+from storage_backends.types import EDGE, EVENT, STATS, Concepts, Floats, Ids, Records, ValueKind
 
 #: Number of this set of layouts. A store with a higher one is refused.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 TABLES = (
     "sys",
@@ -45,11 +50,14 @@ TABLES = (
     "shortterm",
     "log",
     "evolution",
+    "snapshot",
 )
 
 #: Entries of the ``sys`` table that belong to the store.
 SCHEMA, UUID, GENERATION, EDGE_COUNT = b"schema", b"uuid", b"seq", b"edges"
-SYSTEM_NAMES = frozenset({SCHEMA, UUID, GENERATION, EDGE_COUNT})
+#: The greatest number that a snapshot has had, and the generation that the present one shows.
+SNAPSHOT, SNAPSHOT_GENERATION = b"snapshot", b"snapshot_seq"
+SYSTEM_NAMES = frozenset({SCHEMA, UUID, GENERATION, EDGE_COUNT, SNAPSHOT, SNAPSHOT_GENERATION})
 
 #: LMDB takes no longer keys.
 MAX_NAME_BYTES = 511
@@ -99,7 +107,10 @@ def decode_ids(keys: Iterable[bytes]) -> Ids:
     StoreCorruptError
         If the keys do not have 8 bytes each.
     """
-    joined, count = join(keys)
+    joined, count, iterator = bytearray(), 0, iter(keys)
+    while chunk := list(islice(iterator, _CHUNK)):
+        joined += b"".join(chunk)
+        count += len(chunk)
     if len(joined) != 8 * count:
         raise StoreCorruptError(f"ids: expected {count} keys of 8 bytes, got {len(joined)} bytes")
     return np.frombuffer(joined, ">u8").astype(np.uint64)
@@ -113,61 +124,88 @@ def split_rows(rows: NDArray[np.generic]) -> list[bytes]:
     return split
 
 
-def join(records: Iterable[bytes]) -> tuple[bytearray, int]:
-    """Return all records end to end, and how many they were.
-
-    The result may be wrapped as an array: it is nobody else's.
-    """
-    joined, count = bytearray(), 0
-    for chunk in _chunks(records):
-        joined += b"".join(chunk)
-        count += len(chunk)
-    return joined, count
+def encode_rows(table: str, ids: Ids, rows: NDArray[np.generic]) -> list[bytes]:
+    """Return the records of a table whose records have one size, from (N,) or (N, D) rows."""
+    if not len(ids):
+        return []
+    plain = np.ascontiguousarray(rows).view(np.uint8).reshape(len(ids), -1)
+    return split_rows(np.concatenate([plain, checksum.of_rows(table, ids, plain)], axis=1))
 
 
 def encode_values(concepts: Concepts) -> list[bytes]:
     """Return the record of each value, of the kind that its row says."""
-    records = [bytes([ValueKind.KEY])] * len(concepts)
-    integers = np.flatnonzero(concepts.value_kinds == ValueKind.INTEGER)
-    numbers = concepts.value_ids[integers].astype("<i8")
-    _place(records, integers, ValueKind.INTEGER, split_rows(numbers))
-    vectors = np.flatnonzero(concepts.value_kinds == ValueKind.VECTOR)
-    if concepts.value_vectors is not None:
-        rows = split_rows(concepts.value_vectors[vectors].astype("<f4"))
-        _place(records, vectors, ValueKind.VECTOR, rows)
+    records = [b""] * len(concepts)
+    for kind in ValueKind:
+        rows = np.flatnonzero(concepts.value_kinds == kind)
+        if rows.size:
+            body = _value_bodies(concepts, kind, rows)
+            tagged = np.concatenate([np.full((len(rows), 1), kind, np.uint8), body], axis=1)
+            encoded = encode_rows("value", concepts.ids[rows], tagged)
+            for row, record in zip(rows.tolist(), encoded, strict=True):
+                records[row] = record
     return records
 
 
-def decode_keys(records: Iterable[bytes]) -> Floats:
+def encode_edges(sources: Ids, counts: NDArray[np.int64], edges: Records) -> list[bytes]:
+    """Return the record of each source's edges; ``b""`` where there are none.
+
+    Parameters
+    ----------
+    sources : (N,) uint64
+    counts : (N,) int64
+    edges : (sum of counts,) EDGE
+    """
+    items = edges.view(np.uint8).reshape(-1, EDGE.itemsize)
+    sums = split_rows(checksum.of_lists("adjacency", sources, counts, items))
+    content, ends = edges.tobytes(), (np.cumsum(counts) * EDGE.itemsize).tolist()
+    starts = [0, *ends[:-1]]
+    return [
+        content[start:end] + total if start < end else b""
+        for start, end, total in zip(starts, ends, sums, strict=False)
+    ]
+
+
+def count_edges(record: bytes) -> int:
+    """Return how many edges an adjacency record has."""
+    return (len(record) - checksum.SIZE) // EDGE.itemsize
+
+
+def width_of(record: bytes) -> int:
+    """Return D of a key record."""
+    return (len(record) - checksum.SIZE) // 4
+
+
+def decode_keys(ids: Ids, records: Iterable[bytes]) -> Floats:
     """Return key records as (N, D), (0, 0) where there are none.
 
     Raises
     ------
     StoreCorruptError
-        If they are not whole rows of one width.
+        If they are not rows of one width, one for each id, with their checksums.
     """
-    joined, count = join(records)
-    if not count:
+    iterator = iter(records)
+    first = next(iterator, None)
+    if first is None:
         return np.empty((0, 0), np.float32)
-    width = len(joined) // (4 * count)
-    if not width or len(joined) != 4 * count * width:
-        raise StoreCorruptError(
-            f"key: expected {count} records of one width, got {len(joined)} bytes in all"
-        )
-    return np.frombuffer(joined, "<f4").astype(np.float32, copy=False).reshape(count, width)
+    width = width_of(first)
+    if width < 1:
+        raise StoreCorruptError(f"key: expected records of some width, got {len(first)} bytes")
+    rows = decode_rows("key", ids, chain([first], iterator), 4 * width)
+    return rows.view("<f4").astype(np.float32, copy=False)
 
 
 def decode_values(
-    records: Iterable[bytes], count: int, width: int
+    ids: Ids, records: Iterable[bytes], width: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], Floats | None]:
     """Return value records as columns.
 
     Parameters
     ----------
+    ids : (N,) uint64
     records : iterable of bytes
         The records.
-    count, width : int
-        N and D of the keys.
+    width : int
+        D of the keys.
 
     Returns
     -------
@@ -178,48 +216,39 @@ def decode_values(
     Raises
     ------
     StoreCorruptError
-        If their number is not ``count``, or one has an unknown kind or another length than its
-        kind.
+        If there is not one for each id, or one has an unknown kind, another length than its kind,
+        or a wrong checksum.
     """
-    kinds = np.zeros(count, np.uint8)
-    numbers = np.zeros(count, np.int64)
+    kinds = np.zeros(len(ids), np.uint8)
+    numbers = np.zeros(len(ids), np.int64)
     vectors: Floats | None = None
-    start = 0
-    for chunk in _chunks(records):
-        stop = start + len(chunk)
-        if stop > count:
-            raise StoreCorruptError(f"value: expected {count} records, as many as keys, got more")
-        kinds[start:stop] = tags = _kinds_of(chunk, width)
-        integers = np.flatnonzero(tags == ValueKind.INTEGER)
-        numbers[start + integers] = _bodies(chunk, integers, "<i8")[:, 0]
-        wide = np.flatnonzero(tags == ValueKind.VECTOR)
-        if wide.size:
-            vectors = np.zeros((count, width), np.float32) if vectors is None else vectors
-            vectors[start + wide] = _bodies(chunk, wide, "<f4")
-        start = stop
-    if start != count:
-        raise StoreCorruptError(f"value: expected {count} records, as many as keys, got {start}")
+    for part, chunk in parts("value", ids, records):
+        kinds[part] = tags = _kinds_of(chunk, width)
+        for kind in np.unique(tags).tolist():
+            rows = np.flatnonzero(tags == kind)
+            bodies = _checked_bodies(ids[part][rows], chunk, rows)
+            if kind == ValueKind.INTEGER:
+                numbers[part.start + rows] = bodies.view("<i8")[:, 0]
+            elif kind == ValueKind.VECTOR:
+                vectors = np.zeros((len(ids), width), np.float32) if vectors is None else vectors
+                vectors[part.start + rows] = bodies.view("<f4")
     return kinds, numbers, vectors
 
 
-def decode_records(records: Iterable[bytes], dtype: np.dtype[np.void], table: str) -> Records:
+def decode_records(
+    table: str, ids: Ids, records: Iterable[bytes], dtype: np.dtype[np.void]
+) -> Records:
     """Return records of fixed size as (N,) of ``dtype``.
 
     Raises
     ------
     StoreCorruptError
-        If they do not have the size of ``dtype`` each.
+        If there is not one for each id, or one has another size or a wrong checksum.
     """
-    joined, count = join(records)
-    if len(joined) != count * dtype.itemsize:
-        raise StoreCorruptError(
-            f"{table}: expected {count} records of {dtype.itemsize} bytes, "
-            f"got {len(joined)} bytes in all"
-        )
-    return np.frombuffer(joined, dtype)
+    return decode_rows(table, ids, records, dtype.itemsize).view(dtype)[:, 0]
 
 
-def decode_edges(rows: Iterable[bytes]) -> tuple[NDArray[np.int64], Records]:
+def decode_edges(sources: Ids, records: Iterable[bytes]) -> tuple[NDArray[np.int64], Records]:
     """Return the number of edges of each adjacency record, and all edges.
 
     Returns
@@ -230,48 +259,79 @@ def decode_edges(rows: Iterable[bytes]) -> tuple[NDArray[np.int64], Records]:
     Raises
     ------
     StoreCorruptError
-        If a record does not consist of whole edges.
+        If there is not one for each source, or one does not consist of whole edges and its
+        checksum.
     """
-    joined = bytearray()
-    sizes: list[int] = []
-    for chunk in _chunks(rows):
-        joined += b"".join(chunk)
-        sizes.extend(map(len, chunk))
-    counts, rest = np.divmod(np.array(sizes, np.int64), EDGE.itemsize)
-    if rest.any():
-        raise StoreCorruptError(
-            f"adjacency: expected records of whole edges of {EDGE.itemsize} bytes, "
-            f"got one of {sizes[int(np.flatnonzero(rest)[0])]} bytes"
-        )
-    return counts, np.frombuffer(joined, EDGE)
+    counts = np.zeros(len(sources), np.int64)
+    edges = bytearray()
+    for part, chunk in parts("adjacency", sources, records):
+        counts[part], items = decode_lists("adjacency", sources[part], chunk, EDGE.itemsize)
+        edges += items.data
+    return counts, np.frombuffer(edges, EDGE)
 
 
-def encode_log(entry: LogEntry) -> bytes:
-    """Return the record of a log entry: a map of names to ids, those without ids left out."""
+def check_records(table: str, entries: list[tuple[bytes, bytes]], width: int) -> None:
+    """Check entries of any table against their checksums.
+
+    Parameters
+    ----------
+    table : str
+    entries : list of (key, record)
+    width : int
+        D of the keys.
+
+    Raises
+    ------
+    StoreCorruptError
+        If a checksum is wrong, or a record cannot be one of the table.
+    """
+    records = [record for _, record in entries]
+    if table in ("key", "value", "meta", "adjacency", "evolution"):
+        ids = decode_ids(key for key, _ in entries)
+        if table == "value":
+            decode_values(ids, records, width)
+        elif table == "adjacency":
+            decode_edges(ids, records)
+        else:
+            sizes = {"key": 4 * width, "meta": STATS.itemsize, "evolution": EVENT.itemsize}
+            decode_rows(table, ids, records, sizes[table])
+        return
+    for key, record in entries:
+        if (table, key) != ("sys", SCHEMA):
+            checksum.unseal(table, key, record)
+
+
+def encode_log(generation: int, entry: LogEntry) -> bytes:
+    """Return the record of a log entry, a map of names to runs of ids.
+
+    Runs of consecutive ids are a flat list: how far each begins after the end of the one before,
+    and how many ids it has. What is under ``new`` is not repeated under ``put``, and names without
+    ids are left out.
+    """
     columns = {f.name: getattr(entry, f.name) for f in fields(entry)}
-    packed: bytes = msgpack.packb(
-        {name: ids.astype("<u8").tobytes() for name, ids in columns.items() if ids.size}
-    )
-    return packed
+    columns["put"] = np.setdiff1d(entry.put, entry.new, assume_unique=True)
+    packed = msgpack.packb({name: as_runs(ids) for name, ids in columns.items() if ids.size})
+    return checksum.seal("log", encode_number(generation), packed)
 
 
-def decode_log(record: bytes) -> LogEntry:
+def decode_log(generation: int, record: bytes) -> LogEntry:
     """Return the log entry of a record.
 
     Raises
     ------
     StoreCorruptError
-        If it is not a map of the known names to whole ids.
+        If its checksum is wrong, or it is not a map of the known names to runs of ids.
     """
     names = [f.name for f in fields(LogEntry)]
+    packed = checksum.unseal("log", encode_number(generation), record)
     try:
-        columns = msgpack.unpackb(record)
+        columns = msgpack.unpackb(packed)
         if not isinstance(columns, dict) or not columns.keys() <= set(names):
             raise ValueError(f"expected a map of {names}")
-        ids = {n: np.frombuffer(columns.get(n, b""), "<u8").astype(np.uint64) for n in names}
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise StoreCorruptError(f"log: expected a map of ids, got {record[:32]!r}") from error
-    return LogEntry(**ids)
+        ids = {name: from_runs(columns.get(name, [])) for name in names}
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
+        raise StoreCorruptError(f"log: expected a map of ids, got {packed[:32]!r}") from error
+    return LogEntry(**{**ids, "put": np.union1d(ids["put"], ids["new"])})
 
 
 def encode_name(name: str) -> bytes:
@@ -287,55 +347,50 @@ def encode_name(name: str) -> bytes:
     return name.encode("ascii")
 
 
-def decode_names(entries: Iterable[tuple[bytes, bytes]]) -> Mapping[str, bytes]:
+def decode_names(table: str, entries: Iterable[tuple[bytes, bytes]]) -> Mapping[str, bytes]:
     """Return named entries as a mapping.
 
     Raises
     ------
     StoreCorruptError
-        If a name is not ASCII.
+        If a name is not ASCII, or a checksum wrong.
     """
     try:
-        return {key.decode("ascii"): record for key, record in entries}
+        return {key.decode("ascii"): checksum.unseal(table, key, record) for key, record in entries}
     except UnicodeDecodeError as error:
         raise StoreCorruptError(f"expected names in ASCII, got {error.object!r}") from error
 
 
-def _chunks(records: Iterable[bytes]) -> Iterator[list[bytes]]:
-    # A million rows at once would be held three times over: as bytes, joined, and as an array.
-    iterator = iter(records)
-    while chunk := list(islice(iterator, _CHUNK)):
-        yield chunk
-
-
-def _place(
-    records: list[bytes], rows: NDArray[np.intp], kind: ValueKind, bodies: list[bytes]
-) -> None:
-    tag = bytes([kind])
-    for row, body in zip(rows.tolist(), bodies, strict=True):
-        records[row] = tag + body
+def _value_bodies(concepts: Concepts, kind: ValueKind, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """Return what follows the kind in value records, (rows, size)."""
+    if kind == ValueKind.INTEGER:
+        return concepts.value_ids[rows].astype("<i8").view(np.uint8).reshape(len(rows), -1)
+    if kind == ValueKind.VECTOR and concepts.value_vectors is not None:
+        return concepts.value_vectors[rows].astype("<f4").view(np.uint8)
+    return np.empty((len(rows), 0), np.uint8)
 
 
 def _kinds_of(chunk: list[bytes], width: int) -> NDArray[np.uint8]:
-    sizes = np.fromiter(map(len, chunk), np.int64, len(chunk))
-    if not sizes.all():
+    sizes = np.fromiter(map(len, chunk), np.int64, len(chunk)) - checksum.SIZE
+    if sizes.min() < 1:
         raise StoreCorruptError("value: expected a kind and what belongs to it, got no bytes")
-    kinds: NDArray[np.uint8] = np.frombuffer(b"".join(chunk), np.uint8)[np.cumsum(sizes) - sizes]
+    starts = np.cumsum(sizes + checksum.SIZE) - sizes - checksum.SIZE
+    kinds: NDArray[np.uint8] = np.frombuffer(b"".join(chunk), np.uint8)[starts]
     expected = np.full(256, -1)
     expected[[ValueKind.KEY, ValueKind.INTEGER, ValueKind.VECTOR]] = 1, 1 + 8, 1 + 4 * width
     wrong = np.flatnonzero(expected[kinds] != sizes)
     if wrong.size:
-        record = chunk[int(wrong[0])]
+        first = int(wrong[0])
         raise StoreCorruptError(
             f"value: expected kind 0, 1 or 2 with 0, 8 or {4 * width} bytes after it, "
-            f"got kind {record[0]} with {len(record) - 1}"
+            f"got kind {kinds[first]} with {sizes[first] - 1}"
         )
     return kinds
 
 
-def _bodies(chunk: list[bytes], rows: NDArray[np.intp], dtype: str) -> NDArray[np.generic]:
-    if not rows.size:
-        return np.empty((0, 1), dtype)
+def _checked_bodies(ids: Ids, chunk: list[bytes], rows: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """Return what follows the kind in those records of a chunk, which are of one kind."""
     picked = chunk if rows.size == len(chunk) else [chunk[row] for row in rows.tolist()]
-    records = np.frombuffer(b"".join(picked), np.uint8).reshape(rows.size, -1)
-    return np.ascontiguousarray(records[:, 1:]).view(dtype)
+    tagged = np.empty((len(picked), len(picked[0]) - checksum.SIZE), np.uint8)
+    decode_into(tagged, "value", ids, b"".join(picked))
+    return np.ascontiguousarray(tagged[:, 1:])

@@ -2,26 +2,39 @@
 
 The engine commits to the store first and makes the new view only when the commit is durable, so
 that nothing is ever seen that a crash could take back.
+
+The view and the snapshot below it are one attribute, which is replaced whole: whoever reads it
+waits for nothing. Locks are taken in this order: the housekeeping's lock around a comparison with
+hashes; the engine's, around each change of what is shown; those of the store, and the one by
+which the housekeeping starts its thread. The engine's is held while a batch is committed or a view
+is brought up to date, never while a graph is built or a snapshot is written or compared.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import threading
+import time
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from storage_backends.faiss_index import EXACT_BELOW, HnswBase, one_thread
+from storage_backends.comparison import differences
+from storage_backends.errors import StoreCorruptError
+from storage_backends.faiss_index import EXACT_BELOW
+from storage_backends.housekeeping import Housekeeper
+from storage_backends.progress import Progress, silent
 from storage_backends.protocol import Store
+from storage_backends.recovery import Footing, Shown, caught_up, recover, snapshot_problems
+from storage_backends.staleness import is_wasteful
 from storage_backends.types import EDGE, Concepts, Contents, Ids, Problem, Records, WriteBatch
 from storage_backends.view import View
 
 _log = logging.getLogger("aesg.storage")
-
-#: Share of the slots that may lie outside the graph, or be dead, before it is built anew.
-_STALE = 0.25
 
 
 class Engine:
@@ -41,134 +54,209 @@ class Engine:
         self.store = store
         self._exact_below = exact_below
         self._lock = threading.RLock()
-        self._builder: _BaseBuilder | None = None
-        self._next_attempt = 0  # slots from which a graph is tried again after a failure
-        self._view = View.of(store.load())
-        self._rebuild_base_if_stale()
+        self._offered: Shown | None = None
+        self._was_damaged = False
+        self._noticed = store.manifest_seq()  # newest snapshot that is shown or was tried
+        began = time.perf_counter()
+        self._shown = recover(store)
+        _tell(store, self._shown, time.perf_counter() - began)
+        self._told = self._shown.view.generation  # what the last refresh or commit led to
+        self._note_footing()
+        self._housekeeper = Housekeeper(self, exact_below)
+        _engines.add(self)
+        self._housekeeper.wake()
 
     def view(self) -> View:
-        """Return the read state of the last commit."""
-        builder = self._builder
-        # Whoever holds the lock adopts the graph; a reader does not wait for a commit.
-        if builder is not None and builder.done and self._lock.acquire(blocking=False):
-            try:
-                self._adopt_base()
-            finally:
-                self._lock.release()
-        return self._view
+        """Return the read state of the last commit, or of the last refresh if this is a reader."""
+        return self._shown.view
+
+    def is_current(self) -> bool:
+        """Return whether `refresh` would find nothing to do; takes no lock of the engine."""
+        store = self.store
+        return (
+            not store.follow()
+            and store.generation() == self._told == self._shown.view.generation
+            and self._offered is None
+            and (store.manifest_seq() == self._noticed or not store.read_only)
+        )
 
     def commit(self, batch: WriteBatch) -> View:
         """Commit a batch, durably, and return the view that shows it.
 
         Edges that point at deleted concepts are removed by the same transaction.
+
+        Raises
+        ------
+        StoreCorruptError
+            If the view was of a damaged snapshot, from which the batch may have been made. It has
+            been replaced: the batch can be made again from the present one. Nothing was written.
         """
+        if not self.store.read_only:
+            self._housekeeper.check()  # what a damaged file says must not get into the records
         with self._lock:
-            self.refresh()  # in case memory ran out after the last commit was durable
-            batch = _without_dangling_edges(batch, self._view)
+            self._require_sound()
+            self._take_in()  # in case memory ran out after the last commit was durable
+            batch = _without_dangling_edges(batch, self._shown.view)
             generation = self.store.commit(batch)
-            self._advance(_as_changes(batch, generation, self._view))
-            return self._view
+            self._advance(_as_changes(batch, generation, self._shown.view))
+            view = self._shown.view
+            self._told = view.generation
+        self._housekeeper.wake()
+        return view
 
     def refresh(self) -> bool:
-        """Take in what another process has committed; True if there was anything."""
+        """Take in what another process has committed; True if there was anything.
+
+        Snapshots of other processes are taken in too, once they have been mapped in the
+        background; that alone changes nothing that a view shows.
+        """
+        if self.is_current():
+            return False
         with self._lock:
-            if self.store.generation() == self._view.generation:
-                return False
-            changes = self.store.changes(self._view.generation)
-            if changes is None:
-                self._view = View.of(self.store.load())
-                self._rebuild_base_if_stale()
-            else:
-                self._advance(changes)
-            return True
+            self._take_in()
+            changed = self._shown.view.generation != self._told
+            self._told = self._shown.view.generation
+            seq = self.store.manifest_seq()
+            newer, self._noticed = self.store.read_only and seq != self._noticed, seq
+        self._housekeeper.wake(newer=newer)
+        return changed
+
+    def rebuild(self, progress: Progress = silent) -> View:
+        """Drop the tombstones, build the graph anew and write a snapshot, and return the view.
+
+        Commits may go on meanwhile. All threads of FAISS are used.
+
+        Parameters
+        ----------
+        progress : callable
+            Told how much of the graph is built.
+
+        Raises
+        ------
+        StoreError
+            If the snapshot cannot be written; the view is a new one all the same.
+        """
+        with self._housekeeper.paused():
+            self._housekeeper.check()
+            self._housekeeper.rebuild(progress=progress)
+        return self._shown.view
 
     def verify(self) -> Sequence[Problem]:
-        """Examine the store, and the view against it."""
-        with self._lock:
-            problems = list(self.store.verify())
-            stats = self.store.stats()
-            if stats.generation == self._view.generation:
-                shown = (self._view.node_count, self._view.edge_count)
-                if shown != (stats.concepts, stats.edges):
-                    problems.append(
-                        Problem(
-                            "view",
-                            "",
-                            f"expected {stats.concepts} concepts and {stats.edges} edges as "
-                            f"stored, got {shown[0]} and {shown[1]}",
-                        )
-                    )
-            return problems
+        """Examine the store, its newest snapshot, and the view against the store."""
+        problems = [*self.store.verify(), *snapshot_problems(self.store)]
+        try:
+            with self._lock:
+                view, stored = self._shown.view, self.store.load()
+            if stored.generation == view.generation:  # else a writer was at work
+                problems += differences(view, View.of(stored))
+        except StoreCorruptError as error:
+            problems.append(Problem("view", "", str(error)))
+        return problems
 
     def close(self) -> None:
-        """Stop background work and close the store."""
-        with self._lock:
-            if self._builder is not None:
-                self._builder.stop()
-                self._builder = None
-            self.store.close()
+        """Stop background work, write a snapshot if much changed, and close the store."""
+        self._housekeeper.stop()  # before the lock is taken, for which the thread may be waiting
+        try:
+            self._housekeeper.write_at_close()
+        finally:
+            with self._lock:
+                self.store.close()
 
-    def _advance(self, changes: Contents) -> None:
-        view = self._view.advanced(changes)
-        if view.dead and (view.size <= self._exact_below or view.dead > _STALE * view.size):
-            view = view.compacted()
-        self._view = view
-        self._rebuild_base_if_stale()
-
-    def _rebuild_base_if_stale(self) -> None:
-        """Start building a graph in the background where too much lies outside the present one."""
-        self._adopt_base()
-        view = self._view
-        covered = view.base.size if view.base is not None else 0
-        stale = view.size > self._exact_below and view.size - covered > _STALE * view.size
-        if stale and self._builder is None and view.size >= self._next_attempt:
-            _log.info("building the seed index over %d concepts", view.size)
-            self._builder = _BaseBuilder(view)
-
-    def _adopt_base(self) -> None:
-        """Put a finished graph into the view, if its slots still mean the same concepts."""
-        builder = self._builder
-        if builder is None or not builder.done:
-            return
-        self._builder = None
-        size = builder.view.size
-        if builder.base is None:
-            self._next_attempt = int(size * (1 + _STALE)) + 1
-            return
-        view = self._view
-        same_slots = view.size >= size and np.array_equal(view.ids[:size], builder.view.ids)
-        if same_slots and np.array_equal(view.keys[:size], builder.view.keys):
-            self._view = replace(view, base=builder.base)
-
-
-class _BaseBuilder:
-    """Builds a graph over the keys of one view on a thread of its own."""
-
-    def __init__(self, view: View) -> None:
-        self.view = view
-        self.base: HnswBase | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="aesg-index", daemon=True)
-        self._thread.start()
+    # What the housekeeping asks for and brings.
 
     @property
-    def done(self) -> bool:
-        """Whether the thread has ended; ``base`` is None where it was stopped or failed."""
-        return not self._thread.is_alive()
+    def shown(self) -> Shown:
+        """The present view and the snapshot below it."""
+        return self._shown
 
-    def stop(self) -> None:
-        """Give up, and wait for the thread to end."""
-        self._stop.set()
-        self._thread.join()
+    @property
+    def is_offered(self) -> bool:
+        """Whether what was offered waits for the next refresh."""
+        return self._offered is not None
 
-    def _run(self) -> None:
-        try:
-            with one_thread():
-                self.base = HnswBase.build(self.view.keys, self._stop)
-        except (RuntimeError, MemoryError):  # FAISS raises the former for all that goes wrong
-            _log.exception(
-                "no seed index over %d concepts: seed lookup stays exact", self.view.size
+    def offer(self, found: Shown) -> None:
+        """Show a view, brought up to date, in place of the present one.
+
+        A reader shows it at its next refresh, so that nothing changes between two.
+        """
+        view = self._caught_up(found.view)  # most of the way, while commits go on
+        with self._lock:
+            self._offered = None if view is None else replace(found, view=view)
+            if not self.store.read_only:
+                self._take_offer()
+
+    def confirm(self, footing: Footing) -> None:
+        """Note that the files below the present view are whole."""
+        with self._lock:
+            if self._shown.footing == footing:
+                self._shown = replace(self._shown, footing=replace(footing, checked=True))
+
+    def distrust(self, found: Shown) -> None:
+        """Show a view in place of one that was mapped from damaged files."""
+        self._was_damaged = True
+        self.offer(found)
+
+    def _take_in(self) -> None:
+        self._take_offer()
+        view = self._shown.view
+        if self.store.generation() == view.generation:
+            return
+        changes = self.store.changes(view.generation)
+        if changes is None:
+            self._shown = recover(self.store)
+            self._note_footing()
+        else:
+            self._advance(changes)
+
+    def _take_offer(self) -> None:
+        found, self._offered = self._offered, None
+        if found is None:
+            return
+        view = self._caught_up(found.view)
+        if view is None:
+            _log.warning("what was built is out of date: the log no longer says what came since")
+            return
+        self._shown = replace(found, view=view)
+        self._note_footing()
+
+    def _caught_up(self, view: View) -> View | None:
+        return view if view.generation == self.store.generation() else caught_up(view, self.store)
+
+    def _advance(self, changes: Contents) -> None:
+        shown = replace(self._shown, view=self._shown.view.advanced(changes))
+        if is_wasteful(shown, self._exact_below):
+            shown = replace(shown, view=shown.view.compacted())
+        self._shown = shown
+
+    def _note_footing(self) -> None:
+        if self._shown.footing is not None:
+            self._noticed = self._shown.footing.seq
+
+    def _require_sound(self) -> None:
+        if self._was_damaged:
+            self._was_damaged = False
+            raise StoreCorruptError(
+                f"{self.store.folder}: expected a batch made from what is stored, got one that may "
+                "come from a damaged snapshot, which has been given up. Nothing was written: make "
+                "it again from the present view"
             )
+
+
+def _tell(store: Store, shown: Shown, seconds: float) -> None:
+    view, footing = shown.view, shown.footing
+    how = "every record read"
+    if footing is not None:
+        after = view.generation - footing.manifest.generation
+        how = f"snapshot of generation {footing.manifest.generation} mapped, {after} replayed"
+    _log.info(
+        "%s: generation %d with %d concepts and %d edges opened in %.3f s: %s",
+        store.folder or "memory",
+        view.generation,
+        view.node_count,
+        view.edge_count,
+        seconds,
+        how,
+    )
 
 
 def _as_changes(batch: WriteBatch, generation: int, view: View) -> Contents:
@@ -220,3 +308,25 @@ def _without_dangling_edges(batch: WriteBatch, view: View) -> WriteBatch:
 def _pointing_elsewhere(row: Records, targets: Ids) -> Records:
     kept: Records = row[~np.isin(row["target"], targets)]
     return kept
+
+
+#: Engines of this process.
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _stop_all() -> None:
+    # FAISS must not be at work when the interpreter takes its threads away.
+    for engine in list(_engines):
+        engine._housekeeper.stop()
+
+
+def _after_fork_in_child() -> None:
+    # The thread is the parent's, and whoever held a lock is not here to release it. The view may
+    # be used on; the store refuses all calls.
+    for engine in list(_engines):
+        engine._lock = threading.RLock()
+        engine._housekeeper.forget_thread()
+
+
+atexit.register(_stop_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -8,60 +8,33 @@ environments that it inherited, which touches nothing of the parent's, and may o
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Callable
+import time
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
 
 import lmdb
-import lmdb.verify as lmdb_verify
 
-from storage_backends import codec, layout
-from storage_backends.errors import (
-    StoreClosedError,
-    StoreCorruptError,
-    StoreError,
-    StoreFullError,
-    StoreSchemaError,
-)
+from storage_backends import layout, trust
+from storage_backends.errors import StoreClosedError, StoreError, StoreFullError
 from storage_backends.layout import FileKey
 from storage_backends.lmdb_errors import translate
+from storage_backends.lmdb_read import read_generation
+from storage_backends.lmdb_verify import require_sound_records
+from storage_backends.opening import (
+    Job,
+    OpenMode,
+    Result,
+    Transaction,
+    open_tables_in,
+    roomy_size,
+)
+from storage_backends.place import Place
 
-MAP_SIZE = 64 << 30
-_LEAST_MAP_SIZE = 1 << 26
-_MAX_READERS = 1024
-_LOCK_SIZE = 64 * (_MAX_READERS + 2)  # LMDB's header and one line of the cache for each reader
-_MAX_TABLES = 16
-_ENGINE = 0  # LMDB 0.9, whatever newer formats the binding offers
+_log = logging.getLogger("aesg.storage")
 
-Transaction: TypeAlias = "lmdb.Transaction[bytes]"
-Result = TypeVar("Result")
-
-
-class Tables(NamedTuple):
-    """The opened tables of an environment, see `codec`."""
-
-    sys: lmdb._Database
-    key: lmdb._Database
-    value: lmdb._Database
-    meta: lmdb._Database
-    payload: lmdb._Database
-    adjacency: lmdb._Database
-    shortterm: lmdb._Database
-    log: lmdb._Database
-    evolution: lmdb._Database
-
-
-Job: TypeAlias = Callable[[Transaction, Tables], Result]
-
-
-class OpenMode(NamedTuple):
-    """How an environment is opened."""
-
-    writable: bool
-    metasync: bool
-    map_size: int
+_log = logging.getLogger("aesg.storage")
 
 
 class Environment:
@@ -83,8 +56,9 @@ class Environment:
         self._pid = os.getpid()
         self._closed_because: str | None = None
         self._handles = 0
-        self._env, self._tables = _open(folder, mode)
+        self._env, self._tables = open_tables_in(folder, mode)
         self.key = layout.key_of(self.data_file)
+        self.place = Place(self.data_file, self.key)
 
     def read(self, job: Job[Result]) -> Result:
         """Return what ``job`` returns in one read transaction.
@@ -121,7 +95,9 @@ class Environment:
             try:
                 while True:
                     try:
-                        return self._run(job, write=True)
+                        result = self._run(job, write=True)
+                        self._stamp()
+                        return result
                     except lmdb.MapFullError:
                         self._resize(2 * self._env.info()["map_size"])
             except lmdb.Error as error:
@@ -137,6 +113,15 @@ class Environment:
             self.require_open()
             return self._env.info()["last_txnid"]
 
+    def size(self) -> int:
+        """Return the bytes of the data file, or of its pages where its name is gone."""
+        with self.lock:
+            self.require_open()
+            try:
+                return self.data_file.stat().st_size
+            except OSError:
+                return (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+
     def sync(self) -> None:
         """Make all commits durable."""
         with self.lock:
@@ -148,11 +133,33 @@ class Environment:
                 self.give_up(f"a sync failed ({error})")
                 raise failure from error
 
+    def copy_to(self, folder: Path, *, compact: bool) -> None:
+        """Write a copy of the last commit into an empty folder; see `LMDBStore.copy_to`."""
+        copy = folder / layout.DATA
+        with self.lock:
+            self.require_open()
+            try:
+                generation = self._run(read_generation, write=False)
+                self._env.copy(os.fspath(folder), compact=compact)
+                layout.sync_file(copy)
+                trust.write_stamp(folder, generation, durable=True)
+                layout.sync_folder(folder)
+            except lmdb.Error as error:
+                raise translate(error, copy, "write") from error
+            except OSError as error:
+                raise layout.translate(error, copy, "to write it") from error
+
     def check_readers(self) -> None:
         """Free the slots of readers that died."""
         with self.lock:
             self.require_open()
             self._env.reader_check()
+
+    def readers(self) -> str:
+        """Return LMDB's table of readers, a line for each: process, thread, transaction."""
+        with self.lock:
+            self.require_open()
+            return self._env.readers()
 
     def give_up(self, reason: str) -> None:
         """Close the environment under all its handles."""
@@ -167,7 +174,7 @@ class Environment:
 
         In a forked child, and after `give_up`, nothing happens.
         """
-        with _guard, self.lock:
+        with guard, self.lock:
             if self._pid != os.getpid() or self._closed_because is not None:
                 return
             self._handles -= 1
@@ -180,18 +187,31 @@ class Environment:
         """Begin the use by one handle, reopening the file where the mode asks for more."""
         with self.lock:
             self.require_open()
-            if mode.writable and mode[:2] != self._mode[:2]:
-                self._reopen(mode)
+            if mode.writable:
+                if mode[:2] != self._mode[:2]:
+                    self._reopen(mode)
+                if not trust.is_as_stamped(self._folder):
+                    self._stamp()
             self._handles += 1
 
     def _reopen(self, mode: OpenMode) -> None:
         self._env.close()
         try:
-            self._env, self._tables = _open(self._folder, mode)
+            self._env, self._tables = open_tables_in(self._folder, mode)
             self._mode = mode
         except StoreError:
-            self._env, self._tables = _open(self._folder, self._mode)
+            self._env, self._tables = open_tables_in(self._folder, self._mode)
             raise
+
+    @property
+    def in_use(self) -> bool:
+        """Whether any handle shares it."""
+        return self._handles > 0
+
+    @property
+    def writable(self) -> bool:
+        """Whether it was opened for writing."""
+        return self._mode.writable
 
     @property
     def is_open(self) -> bool:
@@ -218,13 +238,24 @@ class Environment:
                 "open the directory again"
             )
 
+    def _stamp(self) -> None:
+        generation = self._run(read_generation, write=False)
+        trust.write_stamp(self._folder, generation, durable=self._mode.metasync)
+
     def _run(self, job: Job[Result], *, write: bool) -> Result:
         while True:
             try:
-                with self._env.begin(write=write) as transaction:
+                with self._begin(write=write) as transaction:
                     return job(transaction, self._tables)
             except lmdb.MapResizedError:
-                self._resize(_roomy_size(self._env))
+                self._resize(roomy_size(self._env))
+
+    def _begin(self, *, write: bool) -> Transaction:
+        try:
+            return self._env.begin(write=write)
+        except lmdb.ReadersFullError:
+            self._env.reader_check()  # readers that were killed left their slots
+            return self._env.begin(write=write)
 
     def _resize(self, size: int) -> None:
         try:
@@ -240,8 +271,8 @@ class Environment:
 #: Open environments of this process by device and inode of their data file. The inode cannot be
 #: another file's while the environment is open, which a path, or a folder's inode, could be.
 _shared: dict[FileKey, Environment] = {}
-# Taken before the lock of an environment, never after it.
-_guard = threading.RLock()
+#: Held while handles come and go. Taken before the lock of an environment, never after it.
+guard = threading.RLock()
 _forking: list[Environment] = []
 
 
@@ -257,134 +288,41 @@ def acquire(folder: Path, mode: OpenMode) -> Environment:
     StoreError
         If LMDB cannot open it.
     """
-    with _guard:
-        environment = _shared.get(layout.key_of(folder / layout.DATA))
-        if environment is None:
-            _check_data_file(folder / layout.DATA)
-            environment = Environment(folder, mode)
-            _shared[environment.key] = environment
+    with guard:
         try:
-            environment.attach(mode)
-        except StoreError as error:
-            if not environment._handles:
-                environment.give_up(f"it could not be opened ({error})")
-            raise
-        return environment
+            return _acquire(folder, mode)
+        except OSError as error:
+            raise layout.translate(error, folder / layout.DATA, "to open it") from error
 
 
-def initialise(folder: Path, entries: dict[bytes, bytes]) -> None:
-    """Make the tables of a new memory, with first entries of the ``sys`` table.
-
-    What an interrupted making left is completed.
-    """
-    env = _open_file(folder, OpenMode(writable=True, metasync=True, map_size=_LEAST_MAP_SIZE))
+def _acquire(folder: Path, mode: OpenMode) -> Environment:
+    begun, examined = time.monotonic(), False
+    environment = _shared.get(layout.key_of(folder / layout.DATA))
+    if environment is None or (mode.writable and not environment.writable):
+        examined = trust.require_sound_pages(folder, writing=mode.writable)
+    if environment is None:
+        environment = Environment(folder, mode)
+        _shared[environment.key] = environment
     try:
-        with env.begin(write=True) as transaction:
-            tables = [env.open_db(name.encode(), txn=transaction) for name in codec.TABLES]
-            if transaction.get(codec.SCHEMA, db=tables[0]) is None:
-                for name, record in entries.items():
-                    transaction.put(name, record, db=tables[0])
-    except lmdb.Error as error:
-        raise translate(error, folder / layout.DATA, "write") from error
-    finally:
-        env.close()
-
-
-def _check_data_file(path: Path) -> None:
-    # Pages at the end that were never more than free need not have been written: a short file is
-    # damaged only if a page in use is missing.
-    if layout.is_short(path):
-        try:
-            problems = lmdb_verify.verify(os.fspath(path))  # type: ignore[no-untyped-call]
-        except lmdb_verify.VerifyError as error:
-            problems = [str(error)]
-        if problems:
-            raise StoreCorruptError(
-                f"{path}: expected all pages of an LMDB data file, got a shorter one: {problems[0]}"
+        if examined:
+            environment.read(require_sound_records)
+            stamp = trust.read_stamp(folder)
+            trust.require_commits(folder, stamp, environment.read(read_generation))
+            _log.info(
+                "%s was not as its last commit left it: examined in %.1f s, nothing is wrong",
+                environment.data_file,
+                time.monotonic() - begun,
             )
-
-
-def _open(folder: Path, mode: OpenMode) -> tuple[lmdb.Environment, Tables]:
-    env = _open_file(folder, mode)
-    try:
-        tables = _find_tables(env, folder / layout.DATA)
-        env.reader_check()
-    except BaseException:
-        env.close()
+        environment.attach(mode)
+    except StoreError as error:
+        if not environment.in_use:
+            environment.give_up(f"it could not be opened ({error})")
         raise
-    return env, tables
-
-
-def _find_tables(env: lmdb.Environment, path: Path) -> Tables:
-    try:
-        while True:
-            try:
-                return _open_tables(env, path)
-            except lmdb.MapResizedError:  # a writer made the file longer since it was opened
-                env.set_mapsize(_roomy_size(env))
-    except lmdb.NotFoundError as error:
-        raise StoreCorruptError(
-            f"{path}: expected the tables {', '.join(codec.TABLES)}, got {error}"
-        ) from error
-    except lmdb.Error as error:
-        raise translate(error, path, "open") from error
-
-
-def _open_tables(env: lmdb.Environment, path: Path) -> Tables:
-    # Not in a transaction of ours: the binding ends one that reads by an abort, which closes
-    # the tables opened in it.
-    system = env.open_db(b"sys", create=False)
-    with env.begin(db=system) as transaction:
-        # Before the other tables: a newer release may have others.
-        _check_schema(transaction.get(codec.SCHEMA), path)
-    others = [env.open_db(name.encode(), create=False) for name in codec.TABLES[1:]]
-    return Tables(system, *others)
-
-
-def _roomy_size(env: lmdb.Environment) -> int:
-    """Return a map size for a file that another process has made longer than the map."""
-    return 2 * (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-
-
-def _check_schema(record: bytes | None, path: Path) -> None:
-    if record is None or not record.isdigit():
-        raise StoreCorruptError(f"{path}: expected a schema number in sys[schema], got {record!r}")
-    if int(record) > codec.SCHEMA_VERSION:
-        raise StoreSchemaError(
-            f"{path}: expected schema {codec.SCHEMA_VERSION} or lower, got {int(record)}: "
-            "written by a newer release"
-        )
-
-
-def _open_file(folder: Path, mode: OpenMode) -> lmdb.Environment:
-    layout.reserve(folder / layout.LOCK, _LOCK_SIZE)
-    size = mode.map_size
-    while True:
-        try:
-            return lmdb.open(
-                os.fspath(folder),
-                map_size=size,
-                readonly=not mode.writable,
-                metasync=mode.metasync,
-                create=False,
-                mode=0o664,  # the umask decides whether the group may write
-                max_readers=_MAX_READERS,
-                max_dbs=_MAX_TABLES,
-                lib_version=_ENGINE,
-            )
-        except lmdb.MemoryError as error:
-            # A limit on address space, not on memory: the map is mostly never touched.
-            if size <= _LEAST_MAP_SIZE:
-                raise StoreError(
-                    f"{folder}: expected {size} bytes of address space for the map, got none"
-                ) from error
-            size = max(size // 2, _LEAST_MAP_SIZE)
-        except lmdb.Error as error:
-            raise translate(error, folder / layout.DATA, "open") from error
+    return environment
 
 
 def _before_fork() -> None:
-    _guard.acquire()
+    guard.acquire()
     _forking[:] = _shared.values()
     for environment in _forking:
         environment.lock.acquire()
@@ -393,7 +331,7 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     for environment in _forking:
         environment.lock.release()
-    _guard.release()
+    guard.release()
 
 
 def _after_fork_in_child() -> None:
@@ -403,7 +341,7 @@ def _after_fork_in_child() -> None:
         environment._env.close()
         environment.lock.release()
     _shared.clear()
-    _guard.release()
+    guard.release()
 
 
 os.register_at_fork(

@@ -1,8 +1,8 @@
 """Seed lookup: the concepts whose keys are most similar to a query.
 
-Below `EXACT_BELOW` concepts the search is exact. Above, an immutable HNSW graph (Malkov and
-Yashunin, 2018) answers for the slots it was built from and an exact search for those added since;
-the two are merged by cosine. Nothing is ever added to a graph that is searched: FAISS crashes.
+Below `EXACT_BELOW` concepts the search is exact. Above, an immutable HNSW graph answers for the
+slots it was built from and an exact search for those added or moved since; the two are merged by
+cosine. Nothing is ever added to a graph that is searched: FAISS crashes.
 
 A graph goes on leading to tombstones, and where they lie close together it leads to little else.
 So it is asked for more than is wanted, tombstones are taken out, and a query that is left with too
@@ -12,27 +12,40 @@ little is answered exactly.
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from storage_backends.adjacency import Slots
+from storage_backends.columns import Column, Slots
+from storage_backends.hnsw import HnswBase
 from storage_backends.lazy import lazy
 from storage_backends.types import Floats
 
+__all__ = [
+    "EXACT_BELOW",
+    "HnswBase",
+    "SeedIndex",
+    "merge_by_cosine",
+    "nearest",
+    "one_thread",
+    "padded",
+]
+
 EXACT_BELOW = 20_000
-_NEIGHBOURS = 32
-_EF_CONSTRUCTION = 120
-_EF_SEARCH = 64
-_BUILD_CHUNK = 4_096
+#: A graph that leads to tombstones is asked for at least so many.
+_REACH = 64
+#: Keys that are compared at a time, and copied at a time where some of them are hidden.
+_CHUNK = 65_536
 #: Multiply-adds that two milliseconds of one core do; below, a second thread costs more than it
 #: brings.
 _ONE_THREAD_WORK = 20_000_000
+
+_NO_SLOTS: Slots = np.empty(0, np.int64)
 
 
 @contextmanager
@@ -50,48 +63,25 @@ def one_thread(when: bool = True) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class HnswBase:
-    """An immutable HNSW graph over slots ``0 .. size - 1``."""
-
-    graph: faiss.IndexHNSWFlat
-    size: int
-
-    @classmethod
-    def build(cls, keys: Floats, stop: threading.Event | None = None) -> HnswBase | None:
-        """Build a graph over unit keys ``(N, D)``; None if ``stop`` was set before the end."""
-        graph = faiss.IndexHNSWFlat(keys.shape[1], _NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
-        graph.hnsw.efConstruction = _EF_CONSTRUCTION
-        for begin in range(0, len(keys), _BUILD_CHUNK):
-            if stop is not None and stop.is_set():
-                return None
-            graph.add(keys[begin : begin + _BUILD_CHUNK])
-        return cls(graph, len(keys))
-
-    def search(self, queries: Floats, k: int) -> tuple[Slots, Floats]:
-        """Return the approximately nearest ``k`` slots and their cosines, both ``(N, k)``."""
-        # The stubs of FAISS lack the class as Python sees it.
-        settings = faiss.SearchParametersHNSW(efSearch=max(_EF_SEARCH, k))  # type: ignore[attr-defined]
-        cosines, slots = self.graph.search(queries, k, params=settings)
-        return slots, cosines
-
-
-@dataclass(frozen=True)
 class SeedIndex:
     """Nearest-key search over one view.
 
     Parameters
     ----------
-    keys : (N, D) float32
+    keys : column of (N, D) float32
         Unit keys by slot.
-    alive : (N,) bool or None
+    alive : column of (N,) bool or None
         Slots that may be found; None means all.
     base : HnswBase or None
         Graph over the first slots; None makes the whole search exact.
+    moved : (M,) int64
+        Slots of the graph that have another key than it was built from, ascending.
     """
 
-    keys: Floats
-    alive: NDArray[np.bool_] | None
+    keys: Column[np.float32]
+    alive: Column[np.bool_] | None
     base: HnswBase | None
+    moved: Slots = field(default_factory=lambda: _NO_SLOTS)
 
     def search(self, queries: Floats, k: int) -> tuple[Slots, Floats]:
         """Find the ``k`` most similar live slots of each query.
@@ -110,60 +100,129 @@ class SeedIndex:
         cosines : (N, k) float32
             0 where padded.
         """
-        outside = self._outside
-        work = len(queries) * max(outside.keys.size, 1)
-        with one_thread(work < _ONE_THREAD_WORK):
-            slots, cosines = outside.search(queries, k)
+        compared = (len(self.keys) - self.covered) * self.keys.shape[1]
+        with one_thread(len(queries) * max(compared, 1) < _ONE_THREAD_WORK):
+            slots, cosines = _search_all(self._outside, queries, k)
             if self.base is not None:
                 found = self._in_graph(self.base, queries, k)
                 slots, cosines = merge_by_cosine((slots, cosines), found, k)
         return padded(slots, cosines, k)
 
+    @property
+    def covered(self) -> int:
+        """Slots from which on the graph knows nothing."""
+        return 0 if self.base is None else self.base.size
+
+    def search_graph(self, base: HnswBase, queries: Floats, k: int) -> tuple[Slots, Floats]:
+        """Find live slots by the graph alone, at least ``k`` wide; -1 stands anywhere."""
+        if self.alive is None and not len(self.moved):
+            return base.search(queries, k)
+        slots, cosines = base.search(queries, max(2 * k, _REACH))
+        return np.where(self._visible(slots), slots, -1), cosines
+
+    def search_covered(self, queries: Floats, k: int) -> tuple[Slots, Floats]:
+        """Find by comparison the nearest of the slots that the graph answers for."""
+        return _search_all(self._parts(0, self.covered), queries, k)
+
     def _in_graph(self, base: HnswBase, queries: Floats, k: int) -> tuple[Slots, Floats]:
-        """Search the live slots that the graph covers."""
-        alive = self.alive
-        reach = k if alive is None else max(2 * k, _EF_SEARCH)
-        slots, cosines = base.search(queries, reach)
-        if alive is not None:
-            slots = np.where(alive[slots], slots, -1)
-        short = np.flatnonzero((slots >= 0).sum(axis=1) < min(k, len(self._inside.slots)))
+        slots, cosines = self.search_graph(base, queries, k)
+        short = np.flatnonzero((slots >= 0).sum(axis=1) < k)
         if len(short):
-            exact, similar = self._inside.search(queries[short], k)
+            short = short[(slots[short] >= 0).sum(axis=1) < self._most_in_graph]
+        if len(short):
+            exact, similar = self.search_covered(queries[short], k)
             slots[short] = -1
             slots[short, : exact.shape[1]] = exact
             cosines[short, : exact.shape[1]] = similar
         return slots, cosines
 
-    @lazy
-    def _inside(self) -> _Flat:
-        return self._flat(0, self._covered)
+    def _visible(self, slots: Slots) -> NDArray[np.bool_]:
+        """Tell which slots of the graph may be found by it."""
+        visible = slots >= 0
+        if self.alive is not None:
+            visible &= self.alive[slots]
+        if len(self.moved):
+            place = np.minimum(np.searchsorted(self.moved, slots), len(self.moved) - 1)
+            visible &= self.moved[place] != slots
+        return visible
 
     @lazy
-    def _outside(self) -> _Flat:
-        return self._flat(self._covered, len(self.keys))
+    def _most_in_graph(self) -> int:
+        """Number of slots that the graph answers for."""
+        return self.covered - self._dead(0, self.covered) - len(self._live_moved)
 
     @property
-    def _covered(self) -> int:
-        return 0 if self.base is None else self.base.size
+    def uncovered(self) -> int:
+        """Number of live slots that the graph does not answer for."""
+        size = len(self.keys)
+        behind = size - self.covered - self._dead(self.covered, size)
+        return behind + len(self._live_moved)
 
-    def _flat(self, begin: int, end: int) -> _Flat:
-        slots = np.arange(begin, end)
-        if self.alive is None or self.alive[begin:end].all():
-            return _Flat(slots, self.keys[begin:end])
-        slots = slots[self.alive[begin:end]]
-        return _Flat(slots, self.keys[slots])
+    @property
+    def _live_moved(self) -> Slots:
+        return self.moved if self.alive is None else self.moved[self.alive[self.moved]]
+
+    def _dead(self, begin: int, end: int) -> int:
+        if self.alive is None:
+            return 0
+        return end - begin - int(np.count_nonzero(self.alive.part(begin, end)))
+
+    @lazy
+    def _outside(self) -> list[_Flat]:
+        parts = list(self._parts(self.covered, len(self.keys)))
+        moved = self._live_moved
+        return [*parts, _Flat(0, moved, self.keys[moved])] if len(moved) else parts
+
+    def _parts(self, begin: int, end: int) -> Iterator[_Flat]:
+        """Return the slots of a range that may be found by comparison, in pieces.
+
+        What nothing is hidden in is not copied.
+        """
+        edges = {*range(begin, end, _CHUNK), end, min(max(self.keys.base_size, begin), end)}
+        for first, last in pairwise(sorted(edges)):
+            visible = self._compared(first, last)
+            keys = self.keys.part(first, last)
+            if visible is None:
+                yield _Flat(first, None, keys)
+            else:
+                yield _Flat(first, visible, keys[visible])
+
+    def _compared(self, begin: int, end: int) -> Slots | None:
+        """Return which of a range may be found by comparison, counted from its begin; None: all."""
+        dead = self._dead(begin, end)
+        low, high = np.searchsorted(self.moved, (begin, end))
+        if not dead and low == high:
+            return None
+        visible = np.ones(end - begin, np.bool_)
+        if self.alive is not None:
+            visible &= self.alive.part(begin, end)
+        visible[self.moved[low:high] - begin] = False
+        return np.flatnonzero(visible)
 
 
 @dataclass(frozen=True)
 class _Flat:
-    """Keys that are compared one by one, and their slots."""
+    """Keys that are compared one by one.
 
-    slots: Slots
+    Row ``i`` is slot ``first + chosen[i]``, or ``first + i`` where nothing was chosen.
+    """
+
+    first: int
+    chosen: Slots | None
     keys: Floats
 
     def search(self, queries: Floats, k: int) -> tuple[Slots, Floats]:
         rows, cosines = nearest(queries, self.keys, k)
-        return self.slots[rows], cosines
+        return self.first + (rows if self.chosen is None else self.chosen[rows]), cosines
+
+
+def _search_all(parts: Iterable[_Flat], queries: Floats, k: int) -> tuple[Slots, Floats]:
+    """Search several parts and keep the best ``k``."""
+    found: tuple[Slots, Floats] | None = None
+    for part in parts:
+        more = part.search(queries, k)
+        found = more if found is None else merge_by_cosine(found, more, k)
+    return nearest(queries, np.empty((0, 0), np.float32), k) if found is None else found
 
 
 def nearest(queries: Floats, keys: Floats, k: int) -> tuple[Slots, Floats]:

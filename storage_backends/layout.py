@@ -4,7 +4,7 @@
 
     CURRENT           name of the folder in use, "gen-000001"
     WRITER.lock       see `locks`
-    gen-000001/       data.mdb and lock.mdb
+    gen-000001/       data.mdb, lock.mdb, STAMP (see `trust`) and files derived from the records
 
 ``CURRENT`` is written last, so a directory without it is new, or its making was interrupted.
 """
@@ -17,7 +17,7 @@ import re
 import struct
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from storage_backends.errors import (
     NotAStoreError,
@@ -32,6 +32,7 @@ CURRENT = "CURRENT"
 WRITER_LOCK = "WRITER.lock"
 DATA = "data.mdb"
 LOCK = "lock.mdb"
+STAMP = "STAMP"
 FIRST_GENERATION = "gen-000001"
 
 #: Device and inode of a file, which name it while it is open.
@@ -58,14 +59,9 @@ def current_folder(directory: Path) -> Path | None:
     StoreCorruptError
         If ``CURRENT`` names no folder of this directory.
     """
-    try:
-        name = (directory / CURRENT).read_bytes()
-    except FileNotFoundError:
+    name = current_name(directory)
+    if name is None:
         return None
-    except NotADirectoryError as error:
-        raise NotAStoreError(f"{directory}: expected a directory, got a file") from error
-    except OSError as error:
-        raise translate(error, directory / CURRENT, "to read it") from error
     text = name.decode("ascii", "replace").strip()
     if not _FOLDER.fullmatch(text):
         raise StoreCorruptError(
@@ -74,6 +70,24 @@ def current_folder(directory: Path) -> Path | None:
     if not (directory / text / DATA).is_file():
         raise StoreCorruptError(f"{directory / text / DATA}: expected a file, found none")
     return directory / text
+
+
+def current_name(directory: Path) -> bytes | None:
+    """Return what ``CURRENT`` holds, None where it is missing.
+
+    Raises
+    ------
+    NotAStoreError
+        If the path is not a directory.
+    """
+    try:
+        return (directory / CURRENT).read_bytes()
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError as error:
+        raise NotAStoreError(f"{directory}: expected a directory, got a file") from error
+    except OSError as error:
+        raise translate(error, directory / CURRENT, "to read it") from error
 
 
 def require_memory(directory: Path) -> Path:
@@ -120,7 +134,7 @@ def make_first_folder(directory: Path) -> Path:
     folder = directory / FIRST_GENERATION
     try:
         folder.mkdir(exist_ok=True)
-        if _extent(folder / DATA) is None:
+        if _newest_meta(folder / DATA) is None:
             for name in os.listdir(folder):
                 os.unlink(folder / name)
     except OSError as error:
@@ -148,6 +162,15 @@ def replace_file(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Make what was written to a file durable, by whatever means; it must not be open here."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
@@ -194,48 +217,48 @@ def reserve(path: Path, size: int) -> None:
             raise failure from error
 
 
-def is_short(path: Path) -> bool:
-    """Return whether a data file is shorter than its newest meta page says.
+class Meta(NamedTuple):
+    """What a meta page of a data file says of the rest."""
 
-    LMDB would be killed by a signal where it met the missing end. The file must not be open in
-    this process.
+    page_size: int
+    last_page: int
+    transaction: int
+
+
+def newest_meta(path: Path) -> Meta:
+    """Return what the newest meta page of a data file says.
 
     Raises
     ------
     StoreCorruptError
-        If it has no meta pages: LMDB would take it for a new one.
+        If it has not two of them: LMDB would take it for a new one.
     StoreSchemaError
         If it is of another LMDB format.
     """
     try:
-        extent = _extent(path)
-        # After the meta page: a writer may make the file longer meanwhile, never shorter.
-        size = path.stat().st_size
+        found = _newest_meta(path)
     except OSError as error:
         raise translate(error, path, "to read it") from error
-    if extent is None:
+    if found is None:
         raise StoreCorruptError(f"{path}: expected an LMDB data file, got other content")
-    return size < extent
+    return found
 
 
-def _extent(path: Path) -> int | None:
-    """Return the size that a data file's newest meta page asks for; None where it has none."""
+def _newest_meta(path: Path) -> Meta | None:
     if not path.exists():
         return None
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         first = _meta_page(descriptor, 0, path)
-        second = None if first is None else _meta_page(descriptor, first[0], path)
+        second = None if first is None else _meta_page(descriptor, first.page_size, path)
     finally:
         os.close(descriptor)
     if first is None or second is None:
         return None
-    page_size, last_page, _ = max(first, second, key=lambda meta: meta[2])
-    return page_size * (last_page + 1)
+    return max(first, second, key=lambda meta: meta.transaction)
 
 
-def _meta_page(descriptor: int, offset: int, path: Path) -> tuple[int, int, int] | None:
-    """Return page size, last page and transaction of the meta page at an offset."""
+def _meta_page(descriptor: int, offset: int, path: Path) -> Meta | None:
     content = os.pread(descriptor, _META.size, offset)
     if len(content) < _META.size:
         return None
@@ -244,7 +267,15 @@ def _meta_page(descriptor: int, offset: int, path: Path) -> tuple[int, int, int]
         return None
     if version != _DATA_VERSION:
         raise StoreSchemaError(f"{path}: expected LMDB data format {_DATA_VERSION}, got {version}")
-    return page_size, last_page, transaction
+    return Meta(page_size, last_page, transaction)
+
+
+def is_read_only(folder: Path) -> bool:
+    """Return whether a folder is on a file system that is mounted for reading only."""
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False  # whatever is wrong with it, its files will tell
 
 
 def refuse_network_file_system(directory: Path) -> None:

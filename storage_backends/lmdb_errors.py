@@ -34,6 +34,10 @@ def translate(error: lmdb.Error, path: Path, action: str) -> StoreError:
         return StoreFullError(f"{message}; earlier commits are intact")
     if code == errno.EIO and _out_of_room(path):
         return StoreFullError(f"{message}, with no room left; earlier commits are intact")
+    if isinstance(error, lmdb.ReadersFullError):
+        return StoreError(
+            f"{message}: as many processes read it as there are slots in lock.mdb; close some"
+        )
     if isinstance(error, lmdb.ReadonlyError) or code in _DENIED:
         return StoreReadOnlyError(f"{message}; readers, too, must be allowed to write lock.mdb")
     return StoreError(message)

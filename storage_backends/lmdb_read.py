@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from storage_backends import codec
-from storage_backends.environment import Tables, Transaction
+from storage_backends import checksum, codec
 from storage_backends.errors import StoreCorruptError
+from storage_backends.opening import Tables, Transaction
 from storage_backends.types import EVENT, STATS, Concepts, Contents, Ids, Records, StoreStats
 
 _NO_IDS: Ids = np.empty(0, np.uint64)
@@ -24,9 +26,11 @@ def read_number(transaction: Transaction, tables: Tables, name: bytes) -> int:
         If it is missing or no number.
     """
     record = transaction.get(name, db=tables.sys)
-    if record is None or len(record) != 8:
-        raise StoreCorruptError(f"sys[{name.decode()}]: expected 8 bytes, got {record!r}")
-    return codec.decode_number(record)
+    if record is None or len(record) != 8 + checksum.SIZE:
+        raise StoreCorruptError(
+            f"sys[{name.decode()}]: expected 8 bytes and a checksum, got {record!r}"
+        )
+    return codec.decode_number(checksum.unseal("sys", name, record))
 
 
 def read_generation(transaction: Transaction, tables: Tables) -> int:
@@ -34,14 +38,33 @@ def read_generation(transaction: Transaction, tables: Tables) -> int:
     return read_number(transaction, tables, codec.GENERATION)
 
 
-def read_transaction(transaction: Transaction, tables: Tables) -> tuple[int, int]:
-    """Return the number of the transaction that is seen, and the generation that it made."""
-    return transaction.id(), read_generation(transaction, tables)
+class Seen(NamedTuple):
+    """What one transaction made: the generation, and the greatest number of a manifest."""
+
+    transaction: int
+    generation: int
+    manifest_seq: int
+
+
+def read_seen(transaction: Transaction, tables: Tables) -> Seen:
+    """Return what tells whether anything has changed."""
+    generation = read_generation(transaction, tables)
+    return Seen(transaction.id(), generation, read_number(transaction, tables, codec.SNAPSHOT))
+
+
+def read_manifest(transaction: Transaction, tables: Tables) -> tuple[int, bytes] | None:
+    """Return number and bytes of the manifest, None where there is none."""
+    cursor = transaction.cursor(db=tables.snapshot)
+    if not cursor.last():
+        return None
+    key, record = cursor.item()
+    return codec.decode_number(key), checksum.unseal("snapshot", key, record)
 
 
 def read_uuid(transaction: Transaction, tables: Tables) -> str:
     """Return the identity of the memory."""
-    return transaction.get(codec.UUID, b"", db=tables.sys).decode("ascii", "replace")
+    record = transaction.get(codec.UUID, b"", db=tables.sys)
+    return checksum.unseal("sys", codec.UUID, record).decode("ascii", "replace")
 
 
 def read_contents(transaction: Transaction, tables: Tables) -> Contents:
@@ -51,14 +74,15 @@ def read_contents(transaction: Transaction, tables: Tables) -> Contents:
         transaction.cursor(db=table).iternext(keys=False)
         for table in (tables.key, tables.value, tables.meta)
     ]
-    counts, edges = codec.decode_edges(transaction.cursor(db=tables.adjacency).iternext(keys=False))
-    sources = transaction.cursor(db=tables.adjacency).iternext(values=False)
+    sources = codec.decode_ids(transaction.cursor(db=tables.adjacency).iternext(values=False))
+    rows = transaction.cursor(db=tables.adjacency).iternext(keys=False)
+    counts, edges = codec.decode_edges(sources, rows)
     return Contents(
         generation=read_generation(transaction, tables),
         concepts=_concepts(ids, *columns),
         stats_ids=_NO_IDS.copy(),
         stats=np.empty(0, STATS),
-        edge_sources=codec.decode_ids(sources),
+        edge_sources=sources,
         edge_counts=counts,
         edges=edges,
         deleted=_NO_IDS.copy(),
@@ -74,18 +98,19 @@ def read_changes(transaction: Transaction, tables: Tables, since: int) -> Conten
     cursor = transaction.cursor(db=tables.log)
     if since < generation and not cursor.set_key(codec.encode_number(since + 1)):
         return None
-    entries = [codec.decode_log(record) for _, record in cursor] if since < generation else []
+    entries = []
+    if since < generation:
+        entries = [codec.decode_log(codec.decode_number(key), record) for key, record in cursor]
     live = _Live(transaction, tables)
     put = live.among(entry.put for entry in entries)
     stats_ids = np.setdiff1d(live.among(entry.stats for entry in entries), put)
     sources = live.among(entry.edges for entry in entries)
-    rows = live.found("adjacency", sources)
-    counts, edges = codec.decode_edges(rows.get(key, b"") for key in codec.encode_ids(sources))
+    counts, edges = live.edges(sources)
     return Contents(
         generation=generation,
         concepts=_concepts(put, *(live.records(table, put) for table in ("key", "value", "meta"))),
         stats_ids=stats_ids,
-        stats=codec.decode_records(live.records("meta", stats_ids), STATS, "meta"),
+        stats=codec.decode_records("meta", stats_ids, live.records("meta", stats_ids), STATS),
         edge_sources=sources,
         edge_counts=counts,
         edges=edges,
@@ -96,27 +121,34 @@ def read_changes(transaction: Transaction, tables: Tables, since: int) -> Conten
 
 def read_payloads(transaction: Transaction, tables: Tables, ids: Ids) -> list[bytes | None]:
     """Return the payload of each id, None where there is none."""
-    return [transaction.get(key, db=tables.payload) for key in codec.encode_ids(ids)]
+    keys = codec.encode_ids(ids)
+    records = [transaction.get(key, db=tables.payload) for key in keys]
+    return [
+        None if record is None else checksum.unseal("payload", key, record)
+        for key, record in zip(keys, records, strict=True)
+    ]
 
 
 def read_events(transaction: Transaction, tables: Tables, start: int, limit: int | None) -> Records:
     """Return at most ``limit`` events from number ``start`` on."""
     cursor = transaction.cursor(db=tables.evolution)
-    records: Iterable[bytes] = ()
+    found: list[tuple[bytes, bytes]] = []
     if cursor.set_range(codec.encode_number(start)):
-        records = islice(cursor.iternext(keys=False), limit)
-    return codec.decode_records(records, EVENT, "evolution")
+        found = list(islice(cursor.iternext(), limit))
+    numbers = codec.decode_ids(key for key, _ in found)
+    return codec.decode_records("evolution", numbers, (record for _, record in found), EVENT)
 
 
 def read_shortterm(transaction: Transaction, tables: Tables) -> Mapping[str, bytes]:
     """Return the short-term table."""
-    return codec.decode_names(transaction.cursor(db=tables.shortterm))
+    return codec.decode_names("shortterm", transaction.cursor(db=tables.shortterm))
 
 
 def read_settings(transaction: Transaction, tables: Tables) -> Mapping[str, bytes]:
     """Return the entries of the ``sys`` table that are not the store's own."""
     entries = transaction.cursor(db=tables.sys)
-    return codec.decode_names(entry for entry in entries if entry[0] not in codec.SYSTEM_NAMES)
+    others = (entry for entry in entries if entry[0] not in codec.SYSTEM_NAMES)
+    return codec.decode_names("sys", others)
 
 
 def read_stats(transaction: Transaction, tables: Tables, file_bytes: int) -> StoreStats:
@@ -135,13 +167,9 @@ def read_stats(transaction: Transaction, tables: Tables, file_bytes: int) -> Sto
 def _concepts(
     ids: Ids, keys: Iterable[bytes], values: Iterable[bytes], meta: Iterable[bytes]
 ) -> Concepts:
-    vectors = codec.decode_keys(keys)
-    kinds, numbers, value_vectors = codec.decode_values(values, len(ids), vectors.shape[1])
-    stats = codec.decode_records(meta, STATS, "meta")
-    if not len(ids) == len(vectors) == len(stats):
-        raise StoreCorruptError(
-            f"meta: expected {len(ids)} records, as many as keys, got {len(stats)}"
-        )
+    vectors = codec.decode_keys(ids, keys)
+    kinds, numbers, value_vectors = codec.decode_values(ids, values, vectors.shape[1])
+    stats = codec.decode_records("meta", ids, meta, STATS)
     return Concepts(
         ids=ids,
         keys=vectors,
@@ -174,6 +202,14 @@ class _Live:
                 f"{table}[{codec.decode_number(missing)}]: expected a record, found none"
             )
         return list(found.values())
+
+    def edges(self, sources: Ids) -> tuple[NDArray[np.int64], Records]:
+        """Return how many edges each source has, and the edges."""
+        rows = self.found("adjacency", sources)
+        having = codec.decode_ids(rows)
+        counts = np.zeros(len(sources), np.int64)
+        counts[np.searchsorted(sources, having)], edges = codec.decode_edges(having, rows.values())
+        return counts, edges
 
     def found(self, table: str, ids: Ids) -> dict[bytes, bytes]:
         """Return the records of those ids that have one, by key, in the order of the ids."""

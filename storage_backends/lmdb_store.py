@@ -11,16 +11,26 @@ from pathlib import Path
 
 import numpy as np
 
-from storage_backends import codec, environment, layout, lmdb_read, lmdb_verify, lmdb_write
-from storage_backends.environment import MAP_SIZE, Environment, OpenMode
+from storage_backends import (
+    checksum,
+    codec,
+    folders,
+    layout,
+    lmdb_read,
+    lmdb_verify,
+    lmdb_write,
+    opening,
+)
+from storage_backends.environment import Environment
 from storage_backends.errors import (
     StoreClosedError,
     StoreError,
     StoreReadOnlyError,
     StoreUsageError,
 )
+from storage_backends.lease import Lease
 from storage_backends.locks import WriterLock
-from storage_backends.place import Place
+from storage_backends.opening import MAP_SIZE, Job, OpenMode
 from storage_backends.types import Contents, Ids, Problem, Records, StoreStats, WriteBatch
 from storage_backends.validation import prepare
 
@@ -31,7 +41,7 @@ _READER_CHECK_INTERVAL = 256
 
 #: What handles held that were dropped unclosed. The garbage collector may find them in a thread
 #: that is in the middle of anything, so they are released only when the next store is opened.
-_abandoned: deque[tuple[Environment, WriterLock | None]] = deque()
+_abandoned: deque[tuple[Lease, WriterLock | None]] = deque()
 
 
 class LMDBStore:
@@ -43,8 +53,8 @@ class LMDBStore:
     ----------
     directory : Path
         The memory directory.
-    env : Environment
-        Its environment, already counting this handle.
+    lease : Lease
+        The handle's share of its environment.
     lock : WriterLock, optional
         The writer's lock; None for a read-only handle.
     log_length : int
@@ -52,19 +62,16 @@ class LMDBStore:
     """
 
     def __init__(
-        self, directory: Path, env: Environment, lock: WriterLock | None, log_length: int
+        self, directory: Path, lease: Lease, lock: WriterLock | None, log_length: int
     ) -> None:
         self._directory = directory
-        self._env = env
+        self._lease = lease
         self._lock = lock
         self._log_length = log_length
-        self._seen = (-1, 0)  # transaction, and the generation that it made
-        self._finalizer = weakref.finalize(self, _abandoned.append, (env, lock))
-        files = {env.data_file: env.key}
-        if lock is not None:
-            files[directory / layout.WRITER_LOCK] = lock.key
-        self._place = Place(env.data_file.parent, files)
-        self._uuid = env.read(lmdb_read.read_uuid)
+        self._held: int | None = None
+        self._seen: tuple[Environment, lmdb_read.Seen] | None = None
+        self._finalizer = weakref.finalize(self, _abandoned.append, (lease, lock))
+        self._uuid = lease.read(lmdb_read.read_uuid)
 
     @classmethod
     def open(
@@ -122,17 +129,17 @@ class LMDBStore:
         layout.refuse_network_file_system(path)
         mode = OpenMode(not read_only, read_only or _DURABILITY[durability], map_size)
         if read_only:
-            env = environment.acquire(layout.require_memory(path), mode)
-            return cls(path, env, None, log_length)
+            return cls(path, _lease_current(path, mode), None, log_length)
         if not create:
             layout.require_memory(path)
         lock = _lock_directory(path, lock_timeout)
         try:
-            env = environment.acquire(layout.current_folder(path) or _make(path), mode)
+            lease = Lease(layout.current_folder(path) or _make(path), mode)
         except BaseException:
             lock.release()
             raise
-        return cls(path, env, lock, log_length)
+        folders.tidy(path)
+        return cls(path, lease, lock, log_length)
 
     @property
     def read_only(self) -> bool:
@@ -149,18 +156,22 @@ class LMDBStore:
         """The memory directory, resolved."""
         return self._directory
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the data file, where files derived from it belong."""
+        return self._lease.env.data_file.parent
+
     def is_current(self) -> bool:
         """Return whether the directory still leads to what this handle has open.
 
         False where it was moved, deleted or replaced, and after `close`.
         """
-        return self._finalizer.alive and self._env.is_open and self._place.is_ours()
+        env = self._lease.env
+        return self._finalizer.alive and env.is_open and self._is_in_place(env)
 
     def generation(self) -> int:
         """Return the number of the last commit that readers can see; 0 for a new store."""
-        if self._opened().last_transaction() != self._seen[0]:
-            self._seen = self._env.read(lmdb_read.read_transaction)
-        return self._seen[1]
+        return self._latest().generation
 
     def commit(self, batch: WriteBatch) -> int:
         """Apply a batch in one transaction and return the new generation; see `Store`.
@@ -168,27 +179,36 @@ class LMDBStore:
         Edges that other concepts have to a deleted one are the caller's to rewrite: to find
         them here would take reading all edges. `verify` reports those that were left.
         """
-        env = self._opened()
-        env.require_open()
-        if self.read_only:
-            raise StoreReadOnlyError(
-                f"{self._directory}: expected a handle that may write, got one opened with "
-                "read_only=True"
-            )
+        self._require_writable()
         prepared = prepare(batch)
-        try:
-            self._require_current()
-            generation = env.write(
-                lambda txn, tables: lmdb_write.apply(txn, tables, prepared, self._log_length)
+        generation = self._write(
+            lambda txn, tables: lmdb_write.apply(
+                txn, tables, prepared, self._log_length, self._held
             )
-        except StoreUsageError:
-            raise
-        except StoreError:
-            self.close()  # the environment is closed, so let the next writer in
-            raise
+        )
         if generation % _READER_CHECK_INTERVAL == 0:
-            env.check_readers()
+            self._lease.env.check_readers()
         return generation
+
+    def publish(self, manifest: bytes, generation: int) -> int:
+        """Put a manifest in the place of the present one and return its number; see `Store`."""
+        self._require_writable()
+        return self._write(
+            lambda txn, tables: lmdb_write.publish(txn, tables, manifest, generation)
+        )
+
+    def manifest(self) -> tuple[int, bytes] | None:
+        """Return the number and the bytes of the manifest, None where there is none."""
+        return self._opened().read(lmdb_read.read_manifest)
+
+    def manifest_seq(self) -> int:
+        """Return the greatest number that a manifest has had, 0 for none."""
+        return self._latest().manifest_seq
+
+    def hold_log(self, generation: int | None) -> None:
+        """Let the log keep what changes after a generation; see `Store`."""
+        self._require_writable()
+        self._held = generation
 
     def load(self) -> Contents:
         """Read all live concepts and edges of one generation."""
@@ -219,12 +239,48 @@ class LMDBStore:
 
     def stats(self) -> StoreStats:
         """Return the sizes of the store."""
-        env = self._opened()
-        try:
-            size = env.data_file.stat().st_size
-        except OSError as error:
-            raise layout.translate(error, env.data_file, "to see its size") from error
-        return env.read(lambda txn, tables: lmdb_read.read_stats(txn, tables, size))
+        lease = self._opened()
+        size = lease.use(Environment.size)
+        return lease.read(lambda txn, tables: lmdb_read.read_stats(txn, tables, size))
+
+    def follow(self) -> bool:
+        """Move a read-only handle to the folder that ``CURRENT`` names now; see `Store`.
+
+        Where the memory was replaced by another one the handle stays, and is not current.
+        """
+        env = self._opened().env
+        env.require_open()
+        folder = env.place.successor() if self.read_only else None
+        while folder is not None:
+            try:
+                return self._lease.move(folder, self._is_of_this_memory)
+            except StoreError:
+                tried, folder = folder, env.place.successor()
+                if folder in (None, tried):
+                    raise
+        return False
+
+    def copy_to(self, folder: Path, *, compact: bool) -> None:
+        """Write a copy of the last commit into an existing, empty folder, durably.
+
+        The files of an open memory must not be copied in any other way in the same process: to
+        close one of them drops LMDB's locks.
+
+        Parameters
+        ----------
+        folder : Path
+            Where ``data.mdb`` is to be.
+        compact : bool
+            Whether to leave out the pages that are not in use, which takes about twice as long.
+
+        Raises
+        ------
+        StoreFullError
+            If there is no room for it.
+        StoreError
+            If the folder is missing or not empty.
+        """
+        self._opened().use(lambda env: env.copy_to(folder, compact=compact))
 
     def verify(self) -> Sequence[Problem]:
         """Examine every record of one generation; an empty list means that all is well."""
@@ -233,7 +289,7 @@ class LMDBStore:
     def close(self) -> None:
         """Release the store, durably; a second call, or one in a forked child, does nothing."""
         if self._finalizer.detach():
-            _release(self._env, self._lock)
+            _release(self._lease, self._lock)
 
     def __enter__(self) -> LMDBStore:
         return self
@@ -241,22 +297,63 @@ class LMDBStore:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _require_current(self) -> None:
-        if not self._place.is_ours():
-            self._env.give_up(
-                "the directory was moved, deleted or replaced while it was open, or a file in it; "
-                "nothing was written"
-            )
-            self._env.require_open()
+    def _latest(self) -> lmdb_read.Seen:
+        return self._opened().use(self._latest_of)
 
-    def _opened(self) -> Environment:
+    def _latest_of(self, env: Environment) -> lmdb_read.Seen:
+        known = self._seen
+        if known is None or known[0] is not env or known[1].transaction != env.last_transaction():
+            known = self._seen = env, env.read(lmdb_read.read_seen)
+        return known[1]
+
+    def _require_writable(self) -> None:
+        self._opened().env.require_open()
+        if self.read_only:
+            raise StoreReadOnlyError(
+                f"{self._directory}: expected a handle that may write, got one opened with "
+                "read_only=True"
+            )
+
+    def _write(self, job: Job[int]) -> int:
+        env = self._lease.env
+        try:
+            if not self._is_in_place(env):
+                env.give_up(
+                    "the directory was moved, deleted or replaced while it was open, or a file in "
+                    "it; nothing was written"
+                )
+            return env.write(job)
+        except StoreUsageError:
+            raise
+        except StoreError:
+            self.close()  # the environment is closed, so let the next writer in
+            raise
+
+    def _is_in_place(self, env: Environment) -> bool:
+        return env.place.is_ours() and (self._lock is None or self._lock.is_ours())
+
+    def _is_of_this_memory(self, env: Environment) -> bool:
+        return env.read(lmdb_read.read_uuid) == self._uuid
+
+    def _opened(self) -> Lease:
         if not self._finalizer.alive:
-            self._env.require_open()  # which knows of a better reason, if there is one
+            self._lease.env.require_open()  # which knows of a better reason, if there is one
             raise StoreClosedError(
                 f"{self._directory}: expected an open store, but this handle was closed; "
                 "open the directory again"
             )
-        return self._env
+        return self._lease
+
+
+def _lease_current(directory: Path, mode: OpenMode) -> Lease:
+    """Return a lease of the folder in use, also while another one takes its place."""
+    while True:
+        name = layout.current_name(directory)
+        try:
+            return Lease(layout.require_memory(directory), mode)
+        except StoreError:
+            if layout.current_name(directory) == name:
+                raise
 
 
 def _lock_directory(directory: Path, timeout: float) -> WriterLock:
@@ -267,15 +364,17 @@ def _lock_directory(directory: Path, timeout: float) -> WriterLock:
 
 def _make(directory: Path) -> Path:
     folder = layout.make_first_folder(directory)
-    entries = {
-        codec.SCHEMA: str(codec.SCHEMA_VERSION).encode(),
-        codec.UUID: uuid.uuid4().hex.encode(),
-        codec.GENERATION: codec.encode_number(0),
-        codec.EDGE_COUNT: codec.encode_number(0),
-    }
-    environment.initialise(folder, entries)
+    opening.initialise(folder, _first_entries())
     layout.publish(folder)
     return folder
+
+
+def _first_entries() -> dict[bytes, bytes]:
+    counters = (codec.GENERATION, codec.EDGE_COUNT, codec.SNAPSHOT)
+    entries = dict.fromkeys(counters, codec.encode_number(0))
+    entries[codec.UUID] = uuid.uuid4().hex.encode()
+    sealed = {name: checksum.seal("sys", name, record) for name, record in entries.items()}
+    return {codec.SCHEMA: str(codec.SCHEMA_VERSION).encode(), **sealed}
 
 
 def _release_abandoned() -> None:
@@ -283,9 +382,9 @@ def _release_abandoned() -> None:
         _release(*_abandoned.popleft())
 
 
-def _release(env: Environment, lock: WriterLock | None) -> None:
+def _release(lease: Lease, lock: WriterLock | None) -> None:
     try:
-        env.release(sync=lock is not None)
+        lease.release(sync=lock is not None)
     finally:
         if lock is not None:
             lock.release()

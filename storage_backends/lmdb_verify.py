@@ -3,26 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from storage_backends import codec
-from storage_backends.environment import Tables, Transaction
+from storage_backends import checksum, codec
 from storage_backends.errors import StoreCorruptError
-from storage_backends.lmdb_read import read_generation, read_number, read_settings, read_shortterm
+from storage_backends.lmdb_read import (
+    read_generation,
+    read_manifest,
+    read_number,
+    read_settings,
+    read_shortterm,
+    read_uuid,
+)
+from storage_backends.opening import Tables, Transaction
 from storage_backends.types import EVENT, STATS, Ids, Problem, Records
 
 #: Of a kind of problem, how many are listed one by one.
 _LISTED = 20
 
+_CHUNK = 4096  # records that are examined at once
 _NO_IDS: Ids = np.empty(0, np.uint64)
 
 
 def find_problems(transaction: Transaction, tables: Tables) -> list[Problem]:
     """Return everything that is wrong with the records, in the order of the tables."""
     return _Examination(transaction, tables).run()
+
+
+def require_sound_records(transaction: Transaction, tables: Tables) -> None:
+    """Check that every record is one that was written, whatever it means.
+
+    Raises
+    ------
+    StoreCorruptError
+        If a checksum is wrong; it names the first.
+    """
+    width = 0
+    for name in codec.TABLES:
+        items = iter(transaction.cursor(db=getattr(tables, name)))
+        while chunk := list(islice(items, _CHUNK)):
+            if name == "key":
+                width = codec.width_of(chunk[0][1])
+            codec.check_records(name, chunk, width)
 
 
 class _Examination:
@@ -45,6 +71,7 @@ class _Examination:
             ("shortterm", self._check_shortterm),
             ("log", self._check_log),
             ("evolution", self._check_evolution),
+            ("snapshot", self._check_manifest),
             ("sys", self._check_system),
         ]
         for table, step in steps:
@@ -56,7 +83,7 @@ class _Examination:
 
     def _check_keys(self) -> None:
         self._ids = self._keys_of("key")
-        vectors = codec.decode_keys(self._records_of("key"))
+        vectors = codec.decode_keys(self._ids, self._records_of("key"))
         self._width = vectors.shape[1]
         finite = np.isfinite(vectors).all(axis=1)
         self._report_ids("key", self._ids[~finite], "expected finite numbers, got others")
@@ -64,26 +91,30 @@ class _Examination:
 
     def _check_values(self) -> None:
         ids = self._check_ids("value", complete=True)
-        _, _, vectors = codec.decode_values(self._records_of("value"), len(ids), self._width)
+        _, _, vectors = codec.decode_values(ids, self._records_of("value"), self._width)
         if vectors is not None:
             finite = np.isfinite(vectors).all(axis=1)
             self._report_ids("value", ids[~finite], "expected finite numbers, got others")
 
     def _check_meta(self) -> None:
-        self._check_ids("meta", complete=True)
-        codec.decode_records(self._records_of("meta"), STATS, "meta")
+        ids = self._check_ids("meta", complete=True)
+        codec.decode_records("meta", ids, self._records_of("meta"), STATS)
 
     def _check_payloads(self) -> None:
-        ids = self._check_ids("payload")
-        sizes = np.fromiter(map(len, self._records_of("payload")), np.int64, len(ids))
-        self._report_ids("payload", ids[sizes == 0], "expected at least one byte, got none")
+        self._check_ids("payload")
+        for key, record in self._transaction.cursor(db=self._tables.payload):
+            try:
+                if not checksum.unseal("payload", key, record):
+                    raise StoreCorruptError("expected at least one byte, got none")
+            except StoreCorruptError as error:
+                self._report("payload", str(codec.decode_number(key)), str(error))
 
     def _check_adjacency(self) -> None:
         sources = self._check_ids("adjacency")
-        counts, edges = codec.decode_edges(self._records_of("adjacency"))
+        counts, edges = codec.decode_edges(sources, self._records_of("adjacency"))
         self._report_ids("adjacency", sources[counts == 0], "expected at least one edge, got none")
         owners = np.repeat(sources, counts)
-        for wrong, expected in _wrong_edges(owners, edges, self._ids):
+        for wrong, expected in wrong_edges(owners, edges, self._ids):
             self._report_edges(owners[wrong], edges["target"][wrong], expected)
         counted = read_number(self._transaction, self._tables, codec.EDGE_COUNT)
         if counted != len(edges):
@@ -105,7 +136,7 @@ class _Examination:
             )
         for number, record in zip(numbers.tolist(), self._records_of("log"), strict=True):
             try:
-                codec.decode_log(record)
+                codec.decode_log(number, record)
             except StoreCorruptError as error:
                 self._report("log", str(number), str(error))
 
@@ -113,13 +144,33 @@ class _Examination:
         numbers = self._keys_of("evolution")
         if not np.array_equal(numbers, np.arange(len(numbers))):
             self._report("evolution", "", f"expected numbers 0 to {len(numbers) - 1}, got others")
-        codec.decode_records(self._records_of("evolution"), EVENT, "evolution")
+        codec.decode_records("evolution", numbers, self._records_of("evolution"), EVENT)
 
     def _check_system(self) -> None:
-        identity = self._transaction.get(codec.UUID, b"", db=self._tables.sys)
-        if len(identity) != 32 or identity.strip(b"0123456789abcdef"):
+        identity = read_uuid(self._transaction, self._tables)
+        if len(identity) != 32 or identity.strip("0123456789abcdef"):
             self._report("sys", "uuid", f"expected 32 hexadecimal digits, got {identity!r}")
         read_settings(self._transaction, self._tables)
+
+    def _check_manifest(self) -> None:
+        entries = self._transaction.stat(self._tables.snapshot)["entries"]
+        newest = read_manifest(self._transaction, self._tables)
+        number = read_number(self._transaction, self._tables, codec.SNAPSHOT)
+        if newest is not None and (entries, newest[0]) != (1, number):
+            self._report(
+                "snapshot",
+                "",
+                f"expected number {number} alone, got {entries} entries, the last {newest[0]}",
+            )
+        generation = read_generation(self._transaction, self._tables)
+        if newest is not None:
+            shown = read_number(self._transaction, self._tables, codec.SNAPSHOT_GENERATION)
+            if shown > generation:
+                self._report(
+                    "snapshot",
+                    str(newest[0]),
+                    f"expected generation {generation} or an earlier one, got {shown}",
+                )
 
     def _check_ids(self, table: str, *, complete: bool = False) -> Ids:
         """Return the ids of a table; report those without a key, and keys without one."""
@@ -155,7 +206,7 @@ class _Examination:
             self._report("adjacency", "", f"expected {expected}, got others in {more} more edges")
 
 
-def _wrong_edges(owners: Ids, edges: Records, ids: Ids) -> Iterator[tuple[NDArray[np.bool_], str]]:
+def wrong_edges(owners: Ids, edges: Records, ids: Ids) -> Iterator[tuple[NDArray[np.bool_], str]]:
     """Yield which edges break a rule, and the rule."""
     targets = edges["target"]
     yield ~np.isin(targets, ids), "an existing concept"

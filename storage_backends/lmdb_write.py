@@ -8,15 +8,24 @@ from collections.abc import Sequence
 import lmdb
 import numpy as np
 
-from storage_backends import codec
-from storage_backends.environment import Tables, Transaction
+from storage_backends import checksum, codec
 from storage_backends.errors import StoreUsageError
 from storage_backends.lmdb_read import read_generation, read_number
-from storage_backends.types import EDGE, Ids
+from storage_backends.opening import Tables, Transaction
+from storage_backends.types import Ids, Records
 from storage_backends.validation import PreparedBatch
 
+#: How many times its usual length the log may have for a snapshot's sake.
+_LONGEST_LOG = 16
 
-def apply(transaction: Transaction, tables: Tables, batch: PreparedBatch, log_length: int) -> int:
+
+def apply(
+    transaction: Transaction,
+    tables: Tables,
+    batch: PreparedBatch,
+    log_length: int,
+    held: int | None,
+) -> int:
     """Write a batch as the next generation and return its number.
 
     Parameters
@@ -27,6 +36,9 @@ def apply(transaction: Transaction, tables: Tables, batch: PreparedBatch, log_le
     batch : PreparedBatch
     log_length : int
         How many generations the log keeps, 1 or more.
+    held : int, optional
+        A generation after which it keeps all, as it does after that of the present snapshot; but
+        not more than `_LONGEST_LOG` times its length.
 
     Raises
     ------
@@ -48,7 +60,36 @@ def apply(transaction: Transaction, tables: Tables, batch: PreparedBatch, log_le
         edges=np.union1d(batch.sources, bared),
         deleted=batch.deleted,
     )
-    return writer.finish(codec.encode_log(entry), log_length)
+    generation = writer.finish(entry)
+    writer.shorten_log(generation, log_length, held)
+    return generation
+
+
+def publish(transaction: Transaction, tables: Tables, manifest: bytes, shown: int) -> int:
+    """Write a manifest in the place of the last one and return its number.
+
+    Raises
+    ------
+    StoreUsageError
+        If the generation ``shown`` has not been.
+    """
+    generation = read_generation(transaction, tables)
+    if not 0 <= shown <= generation:
+        raise StoreUsageError(f"publish: expected a generation from 0 to {generation}, got {shown}")
+    number = read_number(transaction, tables, codec.SNAPSHOT) + 1
+    transaction.drop(tables.snapshot, delete=False)
+    write_number(transaction, tables, codec.SNAPSHOT, number)
+    transaction.delete(codec.SNAPSHOT_GENERATION, db=tables.sys)
+    if manifest:
+        key = codec.encode_number(number)
+        transaction.put(key, checksum.seal("snapshot", key, manifest), db=tables.snapshot)
+        write_number(transaction, tables, codec.SNAPSHOT_GENERATION, shown)
+    return number
+
+
+def write_number(transaction: Transaction, tables: Tables, name: bytes, number: int) -> None:
+    """Write a counter of the ``sys`` table."""
+    transaction.put(name, checksum.seal("sys", name, codec.encode_number(number)), db=tables.sys)
 
 
 class _Writer:
@@ -69,7 +110,7 @@ class _Writer:
                 self._transaction.delete(key, db=table)
             edges = self._transaction.pop(key, db=self._tables.adjacency)
             if edges is not None:
-                self._more_edges -= len(edges) // EDGE.itemsize
+                self._more_edges -= codec.count_edges(edges)
                 bared.append(concept_id)
         return np.array(bared, np.uint64)
 
@@ -101,17 +142,18 @@ class _Writer:
         self._require_exist("targets of edges", batch.targets)
         keys = codec.encode_ids(batch.sources)
         cursor = self._transaction.cursor(db=self._tables.adjacency)
-        before = sum(len(row) for _, row in cursor.getmulti(keys))
-        after = sum(map(len, batch.adjacency))
-        self._more_edges += (after - before) // EDGE.itemsize
+        before = sum(codec.count_edges(row) for _, row in cursor.getmulti(keys))
+        after = sum(codec.count_edges(row) for row in batch.adjacency if row)
+        self._more_edges += after - before
         self._put(self._tables.adjacency, keys, batch.adjacency)
 
-    def append_events(self, events: list[bytes]) -> None:
+    def append_events(self, events: Records) -> None:
         """Write events after the last one."""
         table = self._tables.evolution
         start = self._transaction.stat(table)["entries"]
         numbers = np.arange(start, start + len(events), dtype=np.uint64)
-        self._put(table, codec.encode_ids(numbers), events)
+        records = codec.encode_rows("evolution", numbers, events)
+        self._put(table, codec.encode_ids(numbers), records)
 
     def put_named(self, batch: PreparedBatch) -> None:
         """Write settings, and the short-term table where the batch has one."""
@@ -122,25 +164,36 @@ class _Writer:
             cursor = self._transaction.cursor(db=table)
             cursor.putmulti(batch.shortterm)
 
-    def finish(self, log_entry: bytes, log_length: int) -> int:
+    def finish(self, entry: codec.LogEntry) -> int:
         """Write counters and log; return the generation."""
         generation = read_generation(self._transaction, self._tables) + 1
         edges = read_number(self._transaction, self._tables, codec.EDGE_COUNT) + self._more_edges
-        system, log = self._tables.sys, self._tables.log
-        self._transaction.put(codec.GENERATION, codec.encode_number(generation), db=system)
-        self._transaction.put(codec.EDGE_COUNT, codec.encode_number(edges), db=system)
-        self._transaction.put(codec.encode_number(generation), log_entry, append=True, db=log)
-        cursor = self._transaction.cursor(db=log)
-        while cursor.first() and codec.decode_number(cursor.key()) <= generation - log_length:
-            cursor.delete()
+        write_number(self._transaction, self._tables, codec.GENERATION, generation)
+        write_number(self._transaction, self._tables, codec.EDGE_COUNT, edges)
+        record = codec.encode_log(generation, entry)
+        key = codec.encode_number(generation)
+        self._transaction.put(key, record, append=True, db=self._tables.log)
         return generation
+
+    def shorten_log(self, generation: int, length: int, held: int | None) -> None:
+        """Remove the entries that nobody has a claim to."""
+        last = generation - length
+        if self._transaction.get(codec.SNAPSHOT_GENERATION, db=self._tables.sys) is not None:
+            shown = read_number(self._transaction, self._tables, codec.SNAPSHOT_GENERATION)
+            last = min(last, shown)
+        if held is not None:
+            last = min(last, held)
+        last = max(last, generation - _LONGEST_LOG * length)
+        cursor = self._transaction.cursor(db=self._tables.log)
+        while cursor.first() and codec.decode_number(cursor.key()) <= last:
+            cursor.delete()
 
     def _check_width(self, width: int) -> None:
         cursor = self._transaction.cursor(db=self._tables.key)
-        if cursor.first() and len(cursor.value()) != 4 * width:
+        held = codec.width_of(cursor.value()) if cursor.first() else width
+        if held != width:
             raise StoreUsageError(
-                f"concepts.keys: expected width {len(cursor.value()) // 4}, as the concepts held "
-                f"already, got {width}"
+                f"concepts.keys: expected width {held}, as the concepts held already, got {width}"
             )
 
     def _require_exist(self, where: str, ids: Ids) -> None:

@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import socket
+import struct
 import sys
 import threading
 import time
@@ -27,6 +28,14 @@ from storage_backends.layout import FileKey
 
 _RETRY_SECONDS = 0.05
 
+# The system's struct flock, and where in it the type of the lock is: of a whole file, exclusive.
+if sys.platform == "darwin":
+    _FLOCK, _TYPE = struct.Struct("qqihh"), 3
+    _ANY_LOCK = _FLOCK.pack(0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET)
+else:
+    _FLOCK, _TYPE = struct.Struct("hhqqi0q"), 0
+    _ANY_LOCK = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+
 #: Descriptor and holder of each lock of this process, by device and inode of the file.
 _held: dict[FileKey, tuple[int, str]] = {}
 _guard = threading.RLock()
@@ -37,12 +46,15 @@ class WriterLock:
 
     Parameters
     ----------
+    path : Path
+        The locked file.
     key : (int, int)
-        Device and inode of the locked file.
+        Its device and inode.
     """
 
-    def __init__(self, key: FileKey) -> None:
-        self.key = key
+    def __init__(self, path: Path, key: FileKey) -> None:
+        self._path = path
+        self._key = key
         self._pid = os.getpid()
 
     @classmethod
@@ -68,7 +80,7 @@ class WriterLock:
             with _guard:
                 holder = _try_lock(path)
                 if holder is None:
-                    return cls(layout.key_of(path))
+                    return cls(path, layout.key_of(path))
             if time.monotonic() >= deadline:
                 raise StoreLockedError(
                     f"{path}: expected no other writer, but the memory is open for writing by "
@@ -79,15 +91,69 @@ class WriterLock:
     def release(self) -> None:
         """Give the lock up; a second call, or one in a forked child, does nothing."""
         with _guard:
-            if self._pid == os.getpid() and self.key in _held:
-                descriptor, _ = _held.pop(self.key)
+            if self._pid == os.getpid() and self._key in _held:
+                descriptor, _ = _held.pop(self._key)
                 os.close(descriptor)
+
+    def is_ours(self) -> bool:
+        """Return whether the path still leads to the locked file; nothing is opened for it."""
+        try:
+            return layout.key_of(self._path) == self._key
+        except OSError:
+            return False
+
+
+def writer_of(path: Path) -> str | None:
+    """Return who holds the lock file at ``path``, without taking it; None where nobody does.
+
+    Raises
+    ------
+    StoreReadOnlyError
+        If the file may not be read.
+    """
+    with _guard:
+        return _own_holder(path) or holder_elsewhere(path)
+
+
+def holder_elsewhere(path: Path) -> str | None:
+    """Return which other process holds the lock file at ``path``; None where none does.
+
+    Raises
+    ------
+    StoreReadOnlyError
+        If the file may not be read.
+    """
+    with _guard:
+        if _own_holder(path) is not None:
+            return None
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise layout.translate(error, path, "to see who holds it") from error
+        try:
+            answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, _ANY_LOCK)
+            held = _FLOCK.unpack(answer)[_TYPE] != fcntl.F_UNLCK
+            return _describe(os.pread(descriptor, 65536, 0)) if held else None
+        finally:
+            os.close(descriptor)
+
+
+def _own_holder(path: Path) -> str | None:
+    # Not by opening it: to close it again would drop the lock.
+    try:
+        entry = _held.get(layout.key_of(path))
+    except OSError:
+        return None
+    return None if entry is None else entry[1]
 
 
 def _try_lock(path: Path) -> str | None:
     """Lock the file, or return who has it."""
-    if path.exists() and layout.key_of(path) in _held:
-        return _held[layout.key_of(path)][1]
+    own = _own_holder(path)
+    if own is not None:
+        return own
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
     except OSError as error:

@@ -13,6 +13,7 @@ A store holds records, knows nothing of activation or torch, and promises four t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from storage_backends.types import Contents, Ids, Problem, Records, StoreStats, WriteBatch
@@ -87,6 +88,68 @@ class Store(Protocol):
 
     def stats(self) -> StoreStats:
         """Return the sizes of the store."""
+        ...
+
+    @property
+    def folder(self) -> Path | None:
+        """Where files derived from the records belong; None for a store without a place on disk."""
+        ...
+
+    def publish(self, manifest: bytes, generation: int) -> int:
+        """Put a manifest in the place of the present one and return its number.
+
+        Numbers count on from 1 and are never used again. No generation is made. The log keeps all
+        that changed after ``generation``, so that `changes` can tell it, up to a limit of the
+        store's.
+
+        Parameters
+        ----------
+        manifest : bytes
+            What describes the derived files; ``b""`` for none.
+        generation : int
+            The generation that they show, at most the present one.
+
+        Raises
+        ------
+        StoreUsageError
+            If the generation has not been.
+        StoreReadOnlyError, StoreFullError
+            As for `commit`.
+        """
+        ...
+
+    def manifest(self) -> tuple[int, bytes] | None:
+        """Return the number and the bytes of the manifest, None where there is none."""
+        ...
+
+    def manifest_seq(self) -> int:
+        """Return the greatest number that a manifest has had, 0 for none; as cheap as `generation`.
+
+        It changes with every `publish`.
+        """
+        ...
+
+    def hold_log(self, generation: int | None) -> None:
+        """Let the log keep what changes after a generation, while derived files are being made.
+
+        The last call counts; None ends it, and so does `close`.
+
+        Raises
+        ------
+        StoreReadOnlyError
+            If the handle is read-only.
+        """
+        ...
+
+    def follow(self) -> bool:
+        """Move a read-only handle to the records that the path that was opened leads to now.
+
+        Returns
+        -------
+        bool
+            Whether they are others than before; their generation may be the same. Always False
+            for a handle that may write: while it is open nobody may put others in their place.
+        """
         ...
 
     def verify(self) -> Sequence[Problem]:

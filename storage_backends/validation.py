@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from storage_backends import codec
+from storage_backends import checksum, codec
 from storage_backends.errors import StoreUsageError
 from storage_backends.types import (
     EDGE,
@@ -37,12 +37,14 @@ class PreparedBatch:
     ----------
     deleted, put, stats_ids, payload_ids, sources : (N,) uint64
         What the batch names.
-    keys, values, meta, stats, payloads, adjacency, events : list of bytes
+    keys, values, meta, stats, payloads, adjacency : list of bytes
         The records; of ``put`` (keys, values, meta), ``stats_ids``, ``payload_ids``, ``sources``.
     width : int
         D of the keys put; 0 where none is.
     targets : (M,) uint64
         Targets of all edges, each once.
+    events : (E,) EVENT
+        To be numbered.
     shortterm : list of (key, record), optional
     settings : list of (key, record)
     """
@@ -60,7 +62,7 @@ class PreparedBatch:
     sources: Ids
     adjacency: list[bytes]
     targets: Ids
-    events: list[bytes]
+    events: Records
     shortterm: list[tuple[bytes, bytes]] | None
     settings: list[tuple[bytes, bytes]]
 
@@ -78,7 +80,6 @@ def prepare(batch: WriteBatch) -> PreparedBatch:
     payload_ids, payloads = _prepare_payloads(batch.payloads)
     sources, adjacency, targets = _prepare_edges(batch.edges)
     _check_records("events", batch.events, EVENT)
-    shortterm = batch.shortterm
     return PreparedBatch(
         deleted=np.sort(_distinct_ids("deleted", batch.deleted)),
         put=put,
@@ -93,8 +94,8 @@ def prepare(batch: WriteBatch) -> PreparedBatch:
         sources=sources,
         adjacency=adjacency,
         targets=targets,
-        events=codec.split_rows(batch.events),
-        shortterm=None if shortterm is None else _named_entries("shortterm", shortterm),
+        events=batch.events,
+        shortterm=_prepare_shortterm(batch.shortterm),
         settings=_prepare_settings(batch.settings),
     )
 
@@ -107,12 +108,13 @@ def _prepare_concepts(
     _check_columns(concepts)
     _check_values(concepts)
     order = np.argsort(_distinct_ids("concepts.ids", concepts.ids))
+    ids, keys = concepts.ids[order], concepts.keys[order].astype("<f4", copy=False)
     values = codec.encode_values(concepts)
     return (
-        concepts.ids[order],
-        codec.split_rows(concepts.keys[order].astype("<f4", copy=False)),
+        ids,
+        codec.encode_rows("key", ids, keys),
         [values[row] for row in order.tolist()],
-        codec.split_rows(concepts.stats[order]),
+        codec.encode_rows("meta", ids, concepts.stats[order]),
         concepts.keys.shape[1] if len(concepts) else 0,
     )
 
@@ -195,14 +197,19 @@ def _mapped_ids(where: str, entries: Mapping[int, object]) -> Ids:
 def _prepare_stats(ids: Ids, stats: Records) -> tuple[Ids, list[bytes]]:
     order = np.argsort(_distinct_ids("stats_ids", ids))
     _check_array("stats", stats, STATS, ids.shape)
-    return ids[order], codec.split_rows(stats[order])
+    return ids[order], codec.encode_rows("meta", ids[order], stats[order])
 
 
 def _prepare_payloads(payloads: Mapping[int, bytes]) -> tuple[Ids, list[bytes]]:
     ordered = dict(sorted(payloads.items()))
     for concept_id, payload in ordered.items():
         _check_bytes(f"payload of {concept_id}", payload)
-    return _distinct_ids("payloads", _mapped_ids("payloads", ordered)), list(ordered.values())
+    ids = _distinct_ids("payloads", _mapped_ids("payloads", ordered))
+    records = [
+        checksum.seal("payload", key, payload) if payload else b""
+        for key, payload in zip(codec.encode_ids(ids), ordered.values(), strict=True)
+    ]
+    return ids, records
 
 
 def _prepare_edges(edges: Mapping[int, Records]) -> tuple[Ids, list[bytes], Ids]:
@@ -210,11 +217,10 @@ def _prepare_edges(edges: Mapping[int, Records]) -> tuple[Ids, list[bytes], Ids]
     sources = _distinct_ids("edges", _mapped_ids("edges", ordered))
     for source, rows in ordered.items():
         _check_records(f"edges of {source}", rows, EDGE)
-    records = [rows.tobytes() for rows in ordered.values()]
-    joined = np.frombuffer(b"".join(records), EDGE)
-    owners = np.repeat(sources, [len(rows) for rows in ordered.values()])
-    _check_edges(owners, joined)
-    return sources, records, np.unique(joined["target"])
+    counts = np.fromiter(map(len, ordered.values()), np.int64, len(ordered))
+    joined = np.frombuffer(b"".join(rows.tobytes() for rows in ordered.values()), EDGE)
+    _check_edges(np.repeat(sources, counts), joined)
+    return sources, codec.encode_edges(sources, counts, joined), np.unique(joined["target"])
 
 
 def _check_edges(owners: Ids, edges: Records) -> None:
@@ -242,8 +248,12 @@ def _check_records(where: str, records: Records, dtype: np.dtype[np.void]) -> No
         )
 
 
+def _prepare_shortterm(entries: Mapping[str, bytes] | None) -> list[tuple[bytes, bytes]] | None:
+    return None if entries is None else _named_entries("shortterm", "shortterm", entries)
+
+
 def _prepare_settings(settings: Mapping[str, bytes]) -> list[tuple[bytes, bytes]]:
-    entries = _named_entries("settings", settings)
+    entries = _named_entries("settings", "sys", settings)
     taken = codec.SYSTEM_NAMES.intersection(name for name, _ in entries)
     if taken:
         raise StoreUsageError(
@@ -252,14 +262,18 @@ def _prepare_settings(settings: Mapping[str, bytes]) -> list[tuple[bytes, bytes]
     return entries
 
 
-def _named_entries(where: str, entries: Mapping[str, bytes]) -> list[tuple[bytes, bytes]]:
+def _named_entries(
+    where: str, table: str, entries: Mapping[str, bytes]
+) -> list[tuple[bytes, bytes]]:
     prepared = []
     for name, content in entries.items():
         _check_bytes(f"{where}[{name!r}]", content)
         try:
-            prepared.append((codec.encode_name(name), content))
+            key = codec.encode_name(name)
         except ValueError as error:
             raise StoreUsageError(f"{where}: {error} as a name") from error
+        removes = table == "sys" and not content
+        prepared.append((key, b"" if removes else checksum.seal(table, key, content)))
     return sorted(prepared)
 
 

@@ -1,54 +1,34 @@
 """The read state of one generation: dense columns by slot, adjacency and seed index.
 
 A view never changes. A commit makes the next one, sharing with it every array that stayed as it
-was: new rows go into spare capacity behind the rows that older views can see.
+was: new rows go into spare capacity behind the rows that older views can see. A view that was
+opened from a snapshot stands on mapped arrays, and what a commit costs depends on how much has
+changed since the snapshot, not on the size of the memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from storage_backends.adjacency import Adjacency, Slots, pool_records
-from storage_backends.columns import Filled, Scalar, appended
+from storage_backends import flat_columns
+from storage_backends.adjacency import POOL, Adjacency, pool_records
+from storage_backends.columns import Column, Filled, Scalar, Slots
 from storage_backends.errors import StoreCorruptError
-from storage_backends.faiss_index import HnswBase, SeedIndex
+from storage_backends.faiss_index import SeedIndex
+from storage_backends.hnsw import HnswBase
+from storage_backends.id_map import IdMap, SortedIds
 from storage_backends.lazy import lazy
 from storage_backends.types import EDGE, STATS, Concepts, Contents, Floats, Ids, Records
 
 #: A unit key that moved by no more was only written again, not changed.
 _ROUNDING = 1e-6
 
-
-@dataclass(frozen=True)
-class IdMap:
-    """Slots of concept ids, as two sorted columns."""
-
-    ids: Ids
-    slots: Slots
-
-    def find(self, ids: Ids) -> Slots:
-        """Return the slot of each id, -1 where there is none."""
-        if not len(self.ids):
-            return np.full(np.shape(ids), -1, np.int64)
-        place = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
-        return np.where(self.ids[place] == ids, self.slots[place], -1)
-
-    def extended(self, ids: Ids, slots: Slots) -> IdMap:
-        """Return a map with further ids, none of which it holds."""
-        order = np.argsort(ids, kind="stable")
-        place = np.searchsorted(self.ids, ids[order])
-        return IdMap(
-            np.insert(self.ids, place, ids[order]), np.insert(self.slots, place, slots[order])
-        )
-
-    def without(self, ids: Ids) -> IdMap:
-        """Return a map without some of its ids."""
-        kept = ~np.isin(self.ids, ids)
-        return IdMap(self.ids[kept], self.slots[kept])
+_NO_SLOTS: Slots = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -59,47 +39,53 @@ class View:
     ----------
     generation : int
         Commit that this view shows.
-    ids : (N,) uint64
+    ids : column of (N,) uint64
         Concept id of each slot.
-    alive : (N,) bool
+    alive : column of (N,) bool
         False where the slot is a tombstone.
-    keys : (N, D) float32
+    keys : column of (N, D) float32
         Unit keys (zero vectors stay zero).
-    norms : (N,) float32
+    norms : column of (N,) float32
         Length of the raw keys.
-    value_kinds : (N,) uint8
+    value_kinds : column of (N,) uint8
         `ValueKind` of each slot.
-    value_ids : (N,) int64
+    value_ids : column of (N,) int64
         Integer values.
-    value_vectors : (N, D) float32 or None
+    value_vectors : column of (N, D) float32 or None
         Vector values; None while no concept has one.
-    stats : (N,) STATS
+    stats : column of (N,) STATS
         Statistics.
     id_map : IdMap
-        From id to slot; holds live concepts only.
+        From id to slot; tombstones may be in it.
     adjacency : Adjacency
         Out-edges by slot.
     base : HnswBase or None
         Graph over the first slots, once there are many.
     settings : mapping of name to bytes
         The caller's entries of the ``sys`` table.
+    node_count : int
+        Number of live concepts.
+    moved : (M,) int64
+        Slots of the graph that have another key than it was built from, ascending.
     filled : Filled
         How far the buffers behind the columns are taken.
     """
 
     generation: int
-    ids: Ids
-    alive: NDArray[np.bool_]
-    keys: Floats
-    norms: Floats
-    value_kinds: NDArray[np.uint8]
-    value_ids: NDArray[np.int64]
-    value_vectors: Floats | None
-    stats: Records
+    ids: Column[np.uint64]
+    alive: Column[np.bool_]
+    keys: Column[np.float32]
+    norms: Column[np.float32]
+    value_kinds: Column[np.uint8]
+    value_ids: Column[np.int64]
+    value_vectors: Column[np.float32] | None
+    stats: Column[np.void]
     id_map: IdMap
     adjacency: Adjacency
     base: HnswBase | None
     settings: Mapping[str, bytes]
+    node_count: int = 0
+    moved: Slots = field(default_factory=lambda: _NO_SLOTS, repr=False)
     filled: Filled = field(default_factory=Filled, repr=False)
 
     @classmethod
@@ -113,15 +99,50 @@ class View:
         """
         return _nothing().advanced(contents)
 
+    @classmethod
+    def of_columns(
+        cls,
+        columns: Mapping[str, NDArray[Any]],
+        generation: int,
+        settings: Mapping[str, bytes],
+        base: HnswBase | None,
+    ) -> View:
+        """Build a view over what `columns` returned, without reading it.
+
+        Parameters
+        ----------
+        columns : mapping of name to array
+            Kept, and never written to.
+        generation : int
+            Commit that they show.
+        settings : mapping of name to bytes
+            As in `View`.
+        base : HnswBase or None
+            The graph that the view had whose columns they are, or that graph read from a file.
+
+        Raises
+        ------
+        StoreCorruptError
+            If the columns are not those of one view.
+        """
+        parts = flat_columns.parts_of(columns)
+        return cls(generation=generation, settings=dict(settings), base=base, **parts)
+
+    def columns(self) -> dict[str, flat_columns.Rows]:
+        """Return all that the view shows, but for the settings.
+
+        Slots stay what they are, tombstones included. A column whose rows are all the same has one
+        row only. The longest columns are not copied: they are given part by part.
+        """
+        columns = {name: getattr(self, name) for name in flat_columns.COLUMNS if name != "ids"}
+        return flat_columns.columns_of(
+            self.ids, columns, self.adjacency, self.moved, self.node_count
+        )
+
     @property
     def size(self) -> int:
         """Number of slots, tombstones included."""
         return len(self.ids)
-
-    @property
-    def node_count(self) -> int:
-        """Number of live concepts."""
-        return len(self.id_map.ids)
 
     @property
     def edge_count(self) -> int:
@@ -138,14 +159,36 @@ class View:
         """Number of tombstones."""
         return self.size - self.node_count
 
+    @property
+    def greatest_id(self) -> int:
+        """Greatest id of a live concept; 0 where there is none."""
+        return self.id_map.greatest(self.alive)
+
+    @property
+    def uncovered(self) -> int:
+        """Number of live slots that the graph does not answer for."""
+        return self.index.uncovered
+
+    @property
+    def outside(self) -> int:
+        """Number of slots that were added or changed since the columns were plain arrays."""
+        columns = (self.alive, self.keys, self.stats, self.adjacency.start)
+        changed = np.concatenate([column.changed for column in columns])
+        changed = np.sort(changed, kind="stable")  # a few ascending runs: merged in linear time
+        again = np.count_nonzero(changed[1:] == changed[:-1])
+        return len(self.ids.tail) + len(changed) - int(again)
+
     @lazy
     def index(self) -> SeedIndex:
         """Seed lookup over the live slots."""
-        return SeedIndex(self.keys, self.alive if self.dead else None, self.base)
+        return SeedIndex(self.keys, self.alive if self.dead else None, self.base, self.moved)
 
     def slots(self, ids: Ids) -> Slots:
         """Return the slot of each id, -1 where there is no such concept."""
-        return self.id_map.find(ids)
+        slots = self.id_map.find(ids)
+        if self.dead and self.size:
+            slots = np.where(self.alive[slots], slots, -1)
+        return slots
 
     def edges(self, concept_id: int) -> Records:
         """Return the out-edges of a concept as ``EDGE`` records; none if it does not exist."""
@@ -161,7 +204,7 @@ class View:
 
     def raw_keys(self, slots: Slots) -> Floats:
         """Return keys with the length that they were stored with, ``(M, D)``."""
-        return self.keys[slots] * self.norms[slots, None]
+        return self.keys[slots] * self.norms[slots][:, None]
 
     def advanced(self, changes: Contents) -> View:
         """Return the view after a change set.
@@ -176,30 +219,47 @@ class View:
             view = view._with_concepts(changes.concepts)
         if len(changes.stats_ids):
             slots = view._held_slots(changes.stats_ids, "meta")
-            view = replace(view, stats=_set(view.stats, slots, changes.stats))
+            view = replace(view, stats=view.stats.replaced(slots, changes.stats))
         if len(changes.edge_sources):
             view = view._with_edges(changes)
         return replace(view, generation=changes.generation, settings=dict(changes.settings))
 
+    def with_graph(self, base: HnswBase, source: View) -> View | None:
+        """Return the view with another graph.
+
+        Parameters
+        ----------
+        base : HnswBase
+        source : View
+            An earlier view, whose first slots the graph was built from.
+
+        Returns
+        -------
+        View or None
+            None where slots no longer stand for the same concepts.
+        """
+        size = base.size
+        if self.size < size or len(self.ids.differing(source.ids, size)):
+            return None
+        moved = self.keys.differing(source.keys, size)
+        return replace(self, base=base, moved=np.union1d(moved, source.moved[source.moved < size]))
+
     def compacted(self) -> View:
         """Return an equal view without tombstones; slots change, the graph base is dropped."""
-        kept = np.flatnonzero(self.alive)
+        kept = np.flatnonzero(self.alive.whole())
         slot_of = np.full(self.size, -1, np.int64)
         slot_of[kept] = np.arange(len(kept))
-        vectors = self.value_vectors
+        columns: dict[str, Any] = {}
+        for name in flat_columns.COLUMNS:
+            column = getattr(self, name)
+            columns[name] = None if column is None else Column.of(column[kept])
         return replace(
             self,
-            ids=self.ids[kept],
-            alive=self.alive[kept],
-            keys=self.keys[kept],
-            norms=self.norms[kept],
-            value_kinds=self.value_kinds[kept],
-            value_ids=self.value_ids[kept],
-            value_vectors=None if vectors is None else vectors[kept],
-            stats=self.stats[kept],
-            id_map=IdMap(self.id_map.ids, slot_of[self.id_map.slots]),
+            **columns,
+            id_map=IdMap(SortedIds.of(self.ids[kept])),
             adjacency=self.adjacency.renumbered(slot_of),
             base=None,
+            moved=_NO_SLOTS,
             filled=Filled(len(kept)),
         )
 
@@ -213,16 +273,12 @@ class View:
 
     def _without(self, ids: Ids) -> View:
         slots = self._held_slots(ids, "deleted")
+        no_edges = np.zeros(len(slots), np.int64), np.empty(0, POOL)
         return replace(
             self,
-            alive=_set(self.alive, slots, np.zeros(len(slots), np.bool_)),
-            id_map=self.id_map.without(ids),
-            adjacency=self.adjacency.patched(
-                self.size,
-                slots,
-                np.zeros(len(slots), np.int64),
-                np.empty(0, self.adjacency.pool.dtype),
-            ),
+            alive=self.alive.replaced(slots, np.zeros(len(slots), np.bool_)),
+            adjacency=self.adjacency.patched(self.size, slots, *no_edges),
+            node_count=self.node_count - len(slots),
         )
 
     def _with_concepts(self, concepts: Concepts) -> View:
@@ -240,40 +296,42 @@ class View:
         keys, norms = _unit(concepts.keys)
         vectors = self.value_vectors
         if vectors is not None or concepts.value_vectors is not None:
-            vectors = _vectors(vectors, self.keys).copy()
-            vectors[slots] = _vectors(concepts.value_vectors, concepts.keys)
-        base = self.base
-        if base is not None:
-            covered = slots < base.size
-            if not np.allclose(keys[covered], self.keys[slots[covered]], rtol=0, atol=_ROUNDING):
-                base = None  # the graph holds the old keys
+            rows = _vectors(concepts.value_vectors, concepts.keys)
+            vectors = (_zeros_like(self.keys) if vectors is None else vectors).replaced(slots, rows)
         return replace(
             self,
-            keys=_set(self.keys, slots, keys),
-            norms=_set(self.norms, slots, norms),
-            value_kinds=_set(self.value_kinds, slots, concepts.value_kinds),
-            value_ids=_set(self.value_ids, slots, concepts.value_ids),
+            keys=self.keys.replaced(slots, keys),
+            norms=self.norms.replaced(slots, norms),
+            value_kinds=self.value_kinds.replaced(slots, concepts.value_kinds),
+            value_ids=self.value_ids.replaced(slots, concepts.value_ids),
             value_vectors=vectors,
-            stats=_set(self.stats, slots, concepts.stats),
-            base=base,
+            stats=self.stats.replaced(slots, concepts.stats),
+            moved=self._moved_with(slots, keys),
         )
+
+    def _moved_with(self, slots: Slots, keys: Floats) -> Slots:
+        """Return the slots of the graph whose keys have moved, once some have new keys."""
+        covered = slots < (0 if self.base is None else self.base.size)
+        slots, keys = slots[covered], keys[covered]
+        far = (np.abs(keys - self.keys[slots]) > _ROUNDING).any(axis=1)
+        return np.union1d(self.moved, slots[far]) if far.any() else self.moved
 
     def _with_added(self, concepts: Concepts) -> View:
         count = len(concepts)
         slots = np.arange(self.size, self.size + count, dtype=np.int64)
         filled, in_place = self.filled.claim(self.size, count)
 
-        def longer(column: NDArray[Scalar], rows: NDArray[Scalar]) -> NDArray[Scalar]:
-            return appended(column, rows, in_place=in_place)
+        def longer(column: Column[Scalar], rows: NDArray[Scalar]) -> Column[Scalar]:
+            return column.appended(rows, in_place=in_place)
 
         keys, norms = _unit(concepts.keys)
         vectors = self.value_vectors
         if vectors is not None or concepts.value_vectors is not None:
             vectors = longer(
-                _vectors(vectors, self.keys), _vectors(concepts.value_vectors, concepts.keys)
+                _zeros_like(self.keys) if vectors is None else vectors,
+                _vectors(concepts.value_vectors, concepts.keys),
             )
         none = np.empty(0, np.int64)
-        no_edges = np.empty(0, self.adjacency.pool.dtype)
         return replace(
             self,
             ids=longer(self.ids, concepts.ids),
@@ -285,7 +343,8 @@ class View:
             value_vectors=vectors,
             stats=longer(self.stats, concepts.stats),
             id_map=self.id_map.extended(concepts.ids, slots),
-            adjacency=self.adjacency.patched(self.size + count, none, none, no_edges),
+            adjacency=self.adjacency.patched(self.size + count, none, none, np.empty(0, POOL)),
+            node_count=self.node_count + count,
             filled=filled,
         )
 
@@ -321,24 +380,24 @@ def _vectors(vectors: Floats | None, like: Floats) -> Floats:
     return np.zeros(like.shape, np.float32) if vectors is None else vectors
 
 
-def _set(column: NDArray[Scalar], slots: Slots, rows: NDArray[Scalar]) -> NDArray[Scalar]:
-    changed = column.copy()
-    changed[slots] = rows
-    return changed
+def _zeros_like(keys: Column[np.float32]) -> Column[np.float32]:
+    width = keys.shape[1]
+    base = np.broadcast_to(np.zeros(width, np.float32), (keys.base_size, width))
+    return replace(Column.over(base), tail=np.zeros(keys.tail.shape, np.float32))
 
 
 def _nothing() -> View:
     return View(
         generation=0,
-        ids=np.empty(0, np.uint64),
-        alive=np.empty(0, np.bool_),
-        keys=np.empty((0, 0), np.float32),
-        norms=np.empty(0, np.float32),
-        value_kinds=np.empty(0, np.uint8),
-        value_ids=np.empty(0, np.int64),
+        ids=Column.of(np.empty(0, np.uint64)),
+        alive=Column.of(np.empty(0, np.bool_)),
+        keys=Column.of(np.empty((0, 0), np.float32)),
+        norms=Column.of(np.empty(0, np.float32)),
+        value_kinds=Column.of(np.empty(0, np.uint8)),
+        value_ids=Column.of(np.empty(0, np.int64)),
         value_vectors=None,
-        stats=np.empty(0, STATS),
-        id_map=IdMap(np.empty(0, np.uint64), np.empty(0, np.int64)),
+        stats=Column.of(np.empty(0, STATS)),
+        id_map=IdMap(SortedIds(np.empty(0, np.uint64))),
         adjacency=Adjacency.empty(),
         base=None,
         settings={},

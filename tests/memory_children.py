@@ -12,6 +12,7 @@ import itertools
 import os
 import pickle
 import resource
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,10 @@ from aesg import AESGDecoderLM, AESGMemory, AESGStorageError
 from tests.memory_build import born, config, meet, opened, pattern, patterns
 
 
-def main(connection: Connection, program: str, arguments: tuple[Any, ...]) -> None:
+def main(connection: Connection, program: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """Run a program."""
     try:
-        globals()[program](connection, *arguments)
+        program(connection, *arguments)
     except Exception as error:
         connection.send(error)
         raise
@@ -158,6 +159,7 @@ def load_data(say: Connection, directory: str, start: str) -> None:
         )
         for batch in loader:
             meet(memory, pattern(5))
+            memory.save()
             assert batch[:, 0].tolist() == ids
             assert batch[:, 1].tolist() == [0, 0]
             assert os.getpid() not in batch[:, 2].tolist()

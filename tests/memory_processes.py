@@ -1,4 +1,4 @@
-"""Runs the programs of `memory_children` in processes of their own.
+"""Runs programs, of `memory_children` and its like, in processes of their own.
 
 Importing torch takes seconds, so a server process imports it once and forks a child each time.
 """
@@ -29,7 +29,7 @@ class Child:
     Parameters
     ----------
     program : callable
-        Of `memory_children`.
+        A function of a module; it gets a connection, and then the arguments.
     arguments
         Of the program, after its connection.
     """
@@ -37,7 +37,7 @@ class Child:
     def __init__(self, program: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         self.connection, theirs = _context.Pipe()
         self.process = _context.Process(
-            target=memory_children.main, args=(theirs, program.__name__, arguments)
+            target=memory_children.main, args=(theirs, program, arguments)
         )
         _start(self.process)
         theirs.close()

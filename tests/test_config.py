@@ -35,6 +35,7 @@ DOCUMENTED_DEFAULTS = {
     "learning_rate": 1e-3,
     "batch_size": 32,
     "memory_mode": "TRAIN",
+    "durability": "full",
     "storage_directory": None,
     "log_level": "INFO",
 }

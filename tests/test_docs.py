@@ -59,7 +59,7 @@ def run(block: Block, page: Path, namespace: dict[str, Any]) -> None:
 
 def commands(text: str) -> tuple[set[str], set[str]]:
     """Return the modules and the make targets that a page tells its reader to run."""
-    modules = set(re.findall(r"python3? -m ((?:aesg|tools)(?:\.\w+)*)", text))
+    modules = set(re.findall(r"python3? -m ((?:aesg|examples|tools)(?:\.\w+)*)", text))
     targets = set(re.findall(r"^(?:\$ )?make ([\w-]+)|`make ([\w-]+)[^`]*`", text, re.MULTILINE))
     return modules, {first or second for first, second in targets}
 

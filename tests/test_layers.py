@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("aesg", "storage_backends", "tools")
+PACKAGES = ("aesg", "examples", "storage_backends", "tools")
 
 #: The modules of aesg from top to bottom; a pattern stands for all that its matches contain. A
 #: module may import from its own line and from those below it.
@@ -46,8 +46,10 @@ AESG_LAYERS = (
 
 #: What a package, or a part of one, never imports.
 FORBIDDEN = {
-    "storage_backends": ("aesg", "tools", "torch"),
-    "aesg": ("tools",),
+    "storage_backends": ("aesg", "examples", "tools", "torch"),
+    "aesg": ("examples", "tools"),
+    "tools": ("examples",),
+    "examples": ("storage_backends", "tools"),
     "aesg.graph": ("torch",),
 }
 
@@ -55,7 +57,12 @@ FORBIDDEN = {
 OWNERS = {
     "faiss": ("storage_backends",),
     "lmdb": ("storage_backends",),
-    "msgpack": ("storage_backends.codec", "aesg.packs", "aesg.payload"),
+    "msgpack": (
+        "storage_backends.codec",
+        "storage_backends.manifest",
+        "aesg.packs",
+        "aesg.payload",
+    ),
     "zstandard": ("aesg.packs",),
 }
 
@@ -175,6 +182,7 @@ PLANTED = [
     (forbidden, {"storage_backends.engine": "from aesg.errors import AESGError"}),
     (forbidden, {"aesg.graph.novelty": "from torch import Tensor"}),
     (forbidden, {"aesg.memory": "from tools import verify"}),
+    (forbidden, {"examples.serving.app": "from storage_backends.lmdb_store import LMDBStore"}),
     (disowned, {"aesg.memory": "import lmdb"}),
     (disowned, {"tools.verify": "from faiss import IndexFlatIP"}),
     (disowned, {"storage_backends.lmdb_store": "import msgpack"}),

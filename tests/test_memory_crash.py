@@ -51,5 +51,5 @@ def _check_saved(memory: AESGMemory, concepts: int, kept: list[int]) -> None:
     """Check that there is what was saved last: what came later was born, or may be lost."""
     assert born(memory) >= concepts
     view = memory.storage.engine.view()
-    held = set(provisional(memory)) | set(view.ids[view.alive].tolist())
+    held = set(provisional(memory)) | set(view.ids.whole()[view.alive.whole()].tolist())
     assert set(kept) <= held

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from tests.memory_processes import child, run_child
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """Return what a directory holds, but for the names of its last writer and readers."""
+    """Return what a directory holds, but for notes of its last writer, readers and commit."""
     files = [path for path in directory.rglob("*") if path.is_file()]
-    kept = [path for path in files if path.name not in ("WRITER.lock", "lock.mdb")]
+    kept = [path for path in files if path.name not in ("WRITER.lock", "lock.mdb", "STAMP")]
     return {str(path.relative_to(directory)): path.read_bytes() for path in kept}
 
 
@@ -109,6 +110,17 @@ def test_a_directory_that_may_not_be_written_is_told(tmp_path: Path) -> None:
             assert "Permission denied" in message
     finally:
         shutil.rmtree(directory.parent)
+
+
+@pytest.mark.parametrize("mode", ["TRAIN", "INFERENCE"])
+def test_a_network_file_system_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setattr("storage_backends.layout.file_system_of", lambda path, mounts: "nfs4")
+    with pytest.raises(AESGStorageError, match="local file system, got nfs4") as caught:
+        opened(tmp_path / "memory", memory_mode=mode)
+    assert str(tmp_path) in caught.value.message
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_second_writer_is_told_who_is_the_first(tmp_path: Path) -> None:
@@ -364,3 +376,25 @@ def test_a_clock_before_1970_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         meet(memory, pattern(1))
         assert born(memory) == 2
         assert memory.storage.verify() == []
+
+
+def test_storage_tells_commits_and_sizes_with_the_snapshot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aesg.memory_durable.Engine", partial(Engine, exact_below=1))
+    memory = opened()
+    before = memory.storage.generation
+    memory.remember(patterns(0, 1))
+    storage = memory.storage
+    assert storage.generation == before + 1
+    assert storage.snapshot_generation is None
+    assert storage.file_bytes == data_file("memory").stat().st_size
+    storage.engine.rebuild()
+    assert storage.snapshot_generation == storage.generation
+    folder = data_file("memory").parent
+    derived = [path for path in folder.iterdir() if path.suffix in (".aesg", ".faiss")]
+    assert derived
+    expected = data_file("memory").stat().st_size + sum(path.stat().st_size for path in derived)
+    assert storage.file_bytes == expected
+    memory.remember(pattern(2))
+    assert storage.snapshot_generation == storage.generation - 1

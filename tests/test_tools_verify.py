@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +16,10 @@ import lmdb
 import pytest
 
 from storage_backends.lmdb_store import LMDBStore
+from tests.storage import maintenance_children as children
 from tests.storage.place import first_batch
+from tests.storage.processes import child, line
+from tests.tool_runs import command
 from tools.verify import main
 
 
@@ -92,7 +99,7 @@ def test_a_truncated_data_file_exits_1_without_a_traceback(directory: Path, kept
     shutil.copytree(directory, copy)
     with open(data_file(copy), "r+b") as file:
         file.truncate(kept)
-    result = command(str(copy))
+    result = command("verify", copy)
     assert (result.returncode, result.stderr) == (1, "")
     assert "data.mdb" in result.stdout
 
@@ -103,7 +110,7 @@ def test_zeroed_pages_exit_1_without_a_traceback(directory: Path) -> None:
     file = data_file(copy)
     metas = file.read_bytes()[: 2 * mmap.PAGESIZE]
     file.write_bytes(metas.ljust(file.stat().st_size, b"\0"))
-    result = command(str(copy))
+    result = command("verify", copy)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "data.mdb" in result.stdout
@@ -138,12 +145,124 @@ def test_help_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_command_runs_as_a_module(directory: Path) -> None:
-    result = command(str(directory))
+    result = command("verify", directory)
     assert (result.returncode, result.stderr) == (0, "")
     assert "no problems" in result.stdout
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tools.verify", *arguments], capture_output=True, text=True
+def test_beside_a_writer_that_commits_it_finds_nothing(directory: Path) -> None:
+    with child(children.hold, directory) as writer:
+        line(writer)
+        assert writer.stdin is not None
+        with ThreadPoolExecutor(1) as pool:
+            verifying = pool.submit(command, "verify", directory)
+            while not verifying.done():
+                print(file=writer.stdin, flush=True)
+                line(writer)
+        result = verifying.result()
+        assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_repair_says_what_it_did_and_exits_0(
+    damaged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(damaged), "--repair"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "taken out: value[3]: expected a whole concept, found it without" in out
+    assert "taken out: adjacency[1]: expected an existing concept, got an edge to 3" in out
+    assert "made anew: the count of edges: 3" in out
+    (quarantine,) = damaged.glob("quarantine-*.jsonl")
+    assert f"what was taken out is in {quarantine}" in out
+    assert out.endswith("repaired, no problems left\n")
+    assert main([str(damaged)]) == 0
+    assert main([str(damaged), "--repair"]) == 0
+    assert "nothing to repair" in capsys.readouterr().out
+
+
+def test_a_bad_current_is_a_problem_that_repair_mends(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (directory / "CURRENT").write_text("gen-000077\n")
+    assert main([str(directory)]) == 1
+    assert "gen-000077/data.mdb: expected a file, found none" in capsys.readouterr().out
+    assert main([str(directory), "--repair"]) == 0
+    assert "made anew: CURRENT, which names gen-000001 again" in capsys.readouterr().out
+
+
+def test_repair_in_json_lists_everything(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(damaged), "--repair", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    moved = {(each["table"], each["key"]) for each in report["moved"]}
+    assert moved == {("value", "3"), ("meta", "3"), ("adjacency", "1")}
+    lines = (damaged / report["quarantine"]).read_text().splitlines()
+    assert {(each["table"], each["key"]) for each in map(json.loads, lines)} == moved
+    assert report["problems"] == []
+
+
+def test_a_file_with_damaged_pages_is_kept(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = data_file(directory)
+    with open(file, "r+b") as opened:
+        opened.truncate(file.stat().st_size - 2 * mmap.PAGESIZE)
+    assert main([str(directory), "--repair"]) == 0
+    out = capsys.readouterr().out
+    assert "damaged: " in out
+    (kept,) = directory.glob("damaged-*")
+    assert f"the damaged file is in {kept}: remove it" in out
+
+
+def test_repair_beside_a_writer_exits_1_and_names_it(
+    damaged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with child(children.hold, damaged) as writer:
+        pid = line(writer)
+        assert main([str(damaged), "--repair"]) == 1
+    assert f"process {pid} " in capsys.readouterr().err
+
+
+def test_what_nothing_can_be_read_of_exits_2(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_file(directory).write_bytes(bytes(10 * mmap.PAGESIZE))
+    assert main([str(directory), "--repair"]) == 2
+    assert "restore a copy" in capsys.readouterr().err
+
+
+def test_what_an_interrupted_run_left_is_no_problem_and_is_told(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (directory / "next").mkdir()
+    assert main([str(directory)]) == 0
+    assert "left of an interrupted run, removed by the next writer: next" in capsys.readouterr().out
+
+
+def test_an_interrupt_ends_the_examination_at_once_with_one_line(tmp_path: Path) -> None:
+    pipe = tmp_path / "CURRENT"
+    os.mkfifo(pipe)  # whoever reads it waits
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tools.verify", str(tmp_path)],
+        cwd=Path(__file__).parents[1],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    descriptor = _opened_beside_a_reader(pipe)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    os.close(descriptor)
+    assert (process.returncode, out) == (130, "")
+    assert err.strip() == "Error: interrupted; the memory is as it was, or as it was to be"
+
+
+def _opened_beside_a_reader(pipe: Path) -> int:
+    """Wait until somebody reads a named pipe, and open it for writing."""
+    limit = time.monotonic() + 60
+    while True:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            assert time.monotonic() < limit, "nobody reads it"
+            time.sleep(0.02)

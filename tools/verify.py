@@ -1,102 +1,143 @@
-"""Examine every record of a memory directory and report what is wrong.
-
-Exit status: 0 nothing wrong, 1 problems found, 2 the directory could not be examined.
-"""
+"""Examine a memory: its pages, records and snapshot; repair it when asked."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import signal
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import suppress
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from storage_backends.errors import StoreCorruptError, StoreError
-from storage_backends.lmdb_store import LMDBStore
+from storage_backends.errors import StoreError
+from storage_backends.examination import Examination, examine
+from storage_backends.progress import Progress, silent
+from storage_backends.repair import RepairReport, repair
 from storage_backends.types import Problem, StoreStats
+from tools._command import (
+    EXIT_STATUSES,
+    FINE,
+    NOT_DONE,
+    progress,
+    run,
+    say_json,
+    say_problems,
+)
 
-CLEAN, DAMAGED, NOT_EXAMINED = 0, 1, 2
 
-
-@click.command()
+@click.command(epilog=EXIT_STATUSES)
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def verify(directory: Path, as_json: bool) -> int:
-    """Examine every record of the memory in DIRECTORY; nothing is changed."""
-    stats, problems = examine(directory)
-    if as_json:
-        click.echo(_as_json(directory, stats, problems))
-    elif stats is None:
-        _print_table(directory, problems)
-    else:
-        click.echo(f"{directory}: no problems in {_sizes(stats)}")
-    return DAMAGED if problems else CLEAN
+@click.option(
+    "--repair",
+    "with_repair",
+    is_flag=True,
+    help="Make anew what can be derived, and move what cannot be saved out of the memory.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def verify(directory: Path, with_repair: bool, as_json: bool) -> int:
+    """Examine every record, every page and the snapshot of the memory in DIRECTORY.
+
+    Without --repair nothing is changed, and a writer and readers may be at work. With it, a
+    writer must have closed the memory.
+    """
+    if with_repair:
+        with progress() as bars:
+            report = repair(directory, progress=bars)
+        say_json(report) if as_json else _say_repair(report)
+        return NOT_DONE if report.problems else FINE
+    with progress() as bars:
+        found = examine_apart(directory, bars)
+    say_json(found) if as_json else _say(directory, found)
+    return NOT_DONE if found.problems else FINE
 
 
-def examine(directory: Path) -> tuple[StoreStats | None, Sequence[Problem]]:
-    """Open a memory for reading, in a process of its own, and verify it.
+def examine_apart(directory: Path, report: Progress = silent) -> Examination:
+    """Examine a memory in a process of its own.
 
     Parameters
     ----------
     directory : Path
-        The memory.
-
-    Returns
-    -------
-    stats : StoreStats or None
-        Its sizes; None where there are problems.
-    problems : sequence of Problem
-        What is wrong; empty where all is well.
+    report : callable
+        Told of each step.
 
     Raises
     ------
     StoreError
         If it is not a memory of this release, or cannot be read.
     """
-    # LMDB aborts the process, or is killed by SIGBUS, on some damaged pages.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        try:
-            return pool.submit(_examine_here, directory).result()
-        except BrokenProcessPool:
-            message = "expected readable pages, got damage that killed the process reading them"
-            return None, [Problem("data.mdb", "", message)]
-
-
-def _examine_here(directory: Path) -> tuple[StoreStats | None, Sequence[Problem]]:
+    # Beside a writer LMDB has to read the file, and is killed by a signal on some damaged pages.
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_examine_into, args=(sender, directory), daemon=True)
+    process.start()
+    sender.close()
     try:
-        with closing(LMDBStore.open(directory, read_only=True, create=False)) as store:
-            problems = store.verify()
-            return (None if problems else store.stats()), problems
-    except StoreCorruptError as error:
-        return None, [Problem("data.mdb", "", str(error))]
+        return _received(receiver, report)
+    except EOFError as error:
+        process.join()
+        if process.exitcode is not None and process.exitcode < 0:
+            message = "expected readable pages, got damage that killed the process reading them"
+            return Examination(str(directory), None, (Problem("data.mdb", "", message),), ())
+        raise StoreError(f"{directory}: expected to examine it, but that failed") from error
+    finally:
+        process.kill()
+        process.join()
 
 
-def _as_json(directory: Path, stats: StoreStats | None, problems: Sequence[Problem]) -> str:
-    report = {
-        "directory": str(directory),
-        "stats": None if stats is None else dataclasses.asdict(stats),
-        "problems": [dataclasses.asdict(problem) for problem in problems],
-    }
-    return json.dumps(report, indent=2)
+def _received(receiver: Connection, report: Progress) -> Examination:
+    while isinstance(message := receiver.recv(), tuple):
+        report(*message)
+    if isinstance(message, Exception):
+        raise message
+    found: Examination = message
+    return found
 
 
-def _print_table(directory: Path, problems: Sequence[Problem]) -> None:
-    table = Table("table", "record", "problem")
-    for problem in problems:
-        # Text, because a message may hold square brackets, which are markup in a plain string.
-        table.add_row(*(Text(cell) for cell in (problem.table, problem.key, problem.message)))
-    console = Console()
-    console.print(table)
-    console.print(Text(f"{directory}: {len(problems)} problem(s)"))
+def _examine_into(sender: Connection, directory: Path) -> None:
+    """Send each step, and then what was found, or the error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever waits for this process ends it
+    result: Examination | Exception
+    with suppress(BrokenPipeError):
+        try:
+            result = examine(directory, progress=lambda *step: sender.send(step))
+        except (StoreError, OSError, MemoryError) as error:
+            result = error
+        sender.send(result)
+
+
+def _say(directory: Path, found: Examination) -> None:
+    if found.problems:
+        say_problems(directory, found.problems)
+    elif found.stats is not None:
+        click.echo(f"{directory}: no problems in {_sizes(found.stats)}")
+    if found.leftovers:
+        names = ", ".join(found.leftovers)
+        click.echo(f"left of an interrupted run, removed by the next writer: {names}")
+
+
+def _say_repair(report: RepairReport) -> None:
+    for text in report.damage:
+        click.echo(f"damaged: {text}")
+    for text in report.rebuilt:
+        click.echo(f"made anew: {text}")
+    for moved in report.moved:
+        click.echo(f"taken out: {moved.table}[{moved.key}]: {moved.reason}")
+    if report.quarantine is not None:
+        click.echo(f"what was taken out is in {report.directory}/{report.quarantine}")
+    if report.kept is not None:
+        click.echo(
+            f"the damaged file is in {report.directory}/{report.kept}: remove it when it is of no "
+            "more use"
+        )
+    if report.problems:
+        say_problems(report.directory, report.problems)
+    elif report.rebuilt or report.moved:
+        click.echo(f"{report.directory}: repaired, no problems left")
+    else:
+        click.echo(f"{report.directory}: no problems, nothing to repair")
 
 
 def _sizes(stats: StoreStats) -> str:
@@ -107,25 +148,14 @@ def _sizes(stats: StoreStats) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
+    """Run the command and return its exit status.
 
     Parameters
     ----------
     argv : sequence of str, optional
         Arguments; those of the process where None.
-
-    Returns
-    -------
-    int
-        The exit status.
     """
-    try:
-        return int(verify.main(args=argv, prog_name="verify", standalone_mode=False) or CLEAN)
-    except click.ClickException as error:
-        error.show()
-    except (StoreError, OSError) as error:
-        click.echo(f"Error: {error}", err=True)
-    return NOT_EXAMINED
+    return run(verify, argv)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aesg.graph.scope import Scope
-from storage_backends.adjacency import Slots, strengths
+from storage_backends.adjacency import strengths
+from storage_backends.columns import Slots
 from storage_backends.spreading import Spread, spread
 from storage_backends.types import EdgeKind, Floats, Ids, ValueKind
 
@@ -183,7 +184,7 @@ def _spread_from(scope: Scope, seeds: Recall, settings: Spread, origins: Ids | N
     """Let seeds activate their neighbours in the graph; provisional concepts have no edges."""
     view = scope.view
     in_graph = (seeds.slots >= 0) & ~scope.is_provisional(seeds.slots)
-    reached = view.adjacency.slot_kinds[np.where(in_graph, seeds.slots, 0)] if view.size else 0
+    reached = view.adjacency.kinds[np.where(in_graph, seeds.slots, 0)] if view.size else 0
     leading = in_graph & ((reached & np.uint32(settings.kinds)) != 0)
     rows = np.flatnonzero(leading.any(axis=1)) if settings.hops else np.empty(0, np.int64)
     if not len(rows):
@@ -215,7 +216,7 @@ def _widened(
     result = spread(
         view.adjacency,
         view.ids,
-        view.stats["region"],
+        view.stats.field("region"),
         in_graph,
         activations,
         settings,

@@ -7,9 +7,13 @@ for the concepts that it only makes older.
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
-from storage_backends.adjacency import Slots
+import numpy as np
+from numpy.typing import NDArray
+
+from storage_backends.columns import Slots
 from storage_backends.types import Floats, Ids, Records
 from storage_backends.view import View
 
@@ -20,14 +24,20 @@ PRUNING_AGE = 10
 #: Share of the missing relevance that a touch restores.
 _REVIVAL = 0.1
 
+#: Concepts that are examined at a time.
+_CHUNK = 65_536
 
-def ages(stats: Records, epoch: int) -> Ids:
+#: Statistics as records, or the fields of them that are asked for.
+Stats: TypeAlias = Records | Mapping[str, NDArray[Any]]
+
+
+def ages(stats: Stats, epoch: int) -> Ids:
     """Return the consolidation epochs since the last touch of each concept, uint64."""
     past: Ids = np.uint64(epoch) - np.minimum(stats["epoch"], np.uint64(epoch))
     return past
 
 
-def relevances(stats: Records, epoch: int) -> Floats:
+def relevances(stats: Stats, epoch: int) -> Floats:
     """Return the present relevance of each concept, float32 in [0, 1]."""
     decayed: Floats = stats["relevance"] * np.power(
         np.float32(RELEVANCE_DECAY), ages(stats, epoch).astype(np.float32)
@@ -59,16 +69,25 @@ def touched(stats: Records, counts: Slots, epoch: int, tick: int, now: int) -> R
 
 def prunable(view: View, epoch: int, least_relevance: float, least_frequency: int) -> Slots:
     """Return the slots of concepts that are irrelevant, rarely used and old enough."""
-    stats = view.stats
-    weak = relevances(stats, epoch) < least_relevance
-    rare = stats["frequency"] < least_frequency
-    old = ages(stats, epoch) >= PRUNING_AGE
-    return np.flatnonzero(view.alive & weak & rare & old)
+    found = []
+    for begin in range(0, view.size, _CHUNK):
+        end = min(begin + _CHUNK, view.size)
+        stats = _fields(view, begin, end)
+        weak = relevances(stats, epoch) < least_relevance
+        rare = stats["frequency"] < least_frequency
+        old = ages(stats, epoch) >= PRUNING_AGE
+        found.append(np.flatnonzero(view.alive.part(begin, end) & weak & rare & old) + begin)
+    return np.concatenate([np.empty(0, np.int64), *found])
 
 
 def weakest(view: View, epoch: int, count: int) -> Slots:
     """Return the ``count`` live slots of least relevance, then least use, then lowest id."""
-    live = np.flatnonzero(view.alive)
-    stats = view.stats[live]
-    order = np.lexsort((view.ids[live], stats["frequency"], relevances(stats, epoch)))
-    return live[order[:count]]
+    stats = _fields(view, 0, view.size)
+    order = np.lexsort((view.ids.whole(), stats["frequency"], relevances(stats, epoch)))
+    return order[view.alive.whole()[order]][:count]
+
+
+def _fields(view: View, begin: int, end: int) -> Mapping[str, NDArray[Any]]:
+    """Return what decides on pruning, and no other field, of a range of slots."""
+    names = ("epoch", "relevance", "frequency")
+    return {name: view.stats.field(name).part(begin, end) for name in names}

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aesg.graph.shortterm import ShortTermMemory
-from storage_backends.adjacency import Slots
+from storage_backends.columns import Column, Slots
 from storage_backends.faiss_index import merge_by_cosine, nearest, padded
 from storage_backends.types import Floats, Ids, ValueKind
 from storage_backends.view import View
@@ -55,11 +55,11 @@ class Scope:
 
     def origins(self, slots: Slots) -> Ids:
         """Return origins; 0 for slot -1."""
-        return self._column(self.view.stats["origin"], "origin", slots)
+        return self._column(self.view.stats.field("origin"), "origin", slots)
 
     def ticks(self, slots: Slots) -> Ids:
         """Return the topology update at which each concept was written or last proved right."""
-        return self._column(self.view.stats["tick"], "tick", slots)
+        return self._column(self.view.stats.field("tick"), "tick", slots)
 
     def value_kinds(self, slots: Slots) -> NDArray[np.uint8]:
         """Return the `ValueKind` of each concept; KEY for slot -1."""
@@ -84,12 +84,13 @@ class Scope:
         vectors: Floats = self.keys(slots) * norms[..., None]
         valued = (self.value_kinds(slots) == ValueKind.VECTOR) & (slots >= 0)
         if valued.any():
-            chosen = slots[valued]
             width = self.shortterm.vector_dim
+            none = np.empty((0, width), np.float32)
+            provisional = self.shortterm.vectors
             vectors[valued] = self._gather(
-                _or_empty(self.view.value_vectors, width),
-                _or_empty(self.shortterm.vectors, width),
-                chosen,
+                self.view.value_vectors or Column.of(none),
+                none if provisional is None else provisional,
+                slots[valued],
             )
         return vectors
 
@@ -150,11 +151,11 @@ class Scope:
             )
         return slots, cosines
 
-    def _column(self, graph: NDArray[Scalar], name: str, slots: Slots) -> NDArray[Scalar]:
+    def _column(self, graph: Column[Scalar], name: str, slots: Slots) -> NDArray[Scalar]:
         return self._gather(graph, self.shortterm.entries[name], slots)
 
     def _gather(
-        self, graph: NDArray[Scalar], window: NDArray[Scalar], slots: Slots
+        self, graph: Column[Scalar], window: NDArray[Scalar], slots: Slots
     ) -> NDArray[Scalar]:
         flat = slots.ravel()
         out = np.zeros((flat.size, *window.shape[1:]), window.dtype)
@@ -175,7 +176,3 @@ def _closed_up(slots: Slots, cosines: Floats) -> tuple[Slots, Floats]:
     order = np.argsort(slots < 0, axis=1, kind="stable")
     slots = np.take_along_axis(slots, order, 1)
     return slots, np.where(slots >= 0, np.take_along_axis(cosines, order, 1), np.float32(0))
-
-
-def _or_empty(vectors: Floats | None, width: int) -> Floats:
-    return np.empty((0, width), np.float32) if vectors is None else vectors

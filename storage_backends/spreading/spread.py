@@ -9,8 +9,8 @@ multiplies on dense graphs until the seeds fall out of the result (the fan effec
 Activations are summed as integers, so that the result does not depend on the order of summation,
 on the other queries of the batch or on the number of threads.
 
-Inside, a concept is known by its *place*, its rank by concept id, and an active (query, concept)
-pair is one integer, ``query * width + place``: sorting by pair then breaks every tie as documented.
+Inside, an active (query, concept) pair is one integer, ``query * width + slot``. Concept ids are
+looked up only where they break a tie, so that the cost does not depend on the size of the memory.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from storage_backends.adjacency import Adjacency, Slots, strengths
-from storage_backends.types import Floats, Ids
+from storage_backends.adjacency import Adjacency, strengths
+from storage_backends.columns import Column, Slots
+from storage_backends.types import Floats
 
 #: Units of one whole activation. Float64 holds every sum that occurs exactly (below 2**53).
 _ONE = float(2**32)
@@ -84,13 +85,12 @@ class _Graph:
     """Where activation travels."""
 
     adjacency: Adjacency
-    regions: NDArray[np.uint32]
-    slot_of: Slots  # by place
-    place_of: Slots  # by slot
+    ids: Column[np.uint64]
+    regions: Column[np.uint32]
 
     @property
     def width(self) -> int:
-        return max(len(self.slot_of), 1)
+        return max(len(self.ids), 1)
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,13 @@ class _Active:
 
     pair: Slots
     units: Slots  # activation in units of 1 / _ONE
-    parent: Slots  # place
+    parent: Slots  # slot; -1 for a seed
 
 
 def spread(
     adjacency: Adjacency,
-    ids: Ids,
-    regions: NDArray[np.uint32],
+    ids: Column[np.uint64],
+    regions: Column[np.uint32],
     seeds: Slots,
     activations: Floats,
     settings: Spread,
@@ -117,9 +117,9 @@ def spread(
     ----------
     adjacency : Adjacency
         Out-edges of ``M`` slots.
-    ids : (M,) uint64
+    ids : column of (M,) uint64
         Concept id of each slot, which breaks ties.
-    regions : (M,) uint32
+    regions : column of (M,) uint32
         Region of each slot; 0 means none.
     seeds : (N, S) int64
         Seed slots of each query; -1 pads.
@@ -133,10 +133,7 @@ def spread(
     -------
     Spreading
     """
-    slot_of = np.argsort(ids, kind="stable")
-    place_of = np.empty_like(slot_of)
-    place_of[slot_of] = np.arange(len(ids))
-    graph = _Graph(adjacency, regions, slot_of, place_of)
+    graph = _Graph(adjacency, ids, regions)
     blocks = [
         _spread_block(
             graph, seeds[begin : begin + _BLOCK], activations[begin : begin + _BLOCK], settings, top
@@ -167,7 +164,7 @@ def _spread_block(
 
 def _seeded(graph: _Graph, seeds: Slots, activations: Floats) -> _Active:
     query, column = np.nonzero(seeds >= 0)
-    pair = query * graph.width + graph.place_of[seeds[query, column]]
+    pair = query * graph.width + seeds[query, column]
     units = np.floor(activations[query, column].astype(np.float64) * _ONE).astype(np.int64)
     order = np.argsort(pair, kind="stable")
     first = _first_of_runs(pair[order])
@@ -179,8 +176,8 @@ def _sent(
     graph: _Graph, active: _Active, favoured: NDArray[np.uint32], settings: Spread
 ) -> _Active:
     """Return what the active pairs send along their out-edges in one hop."""
-    query, place = np.divmod(active.pair, graph.width)
-    owner, edges = graph.adjacency.expand(graph.slot_of[place])
+    query, slot = np.divmod(active.pair, graph.width)
+    owner, edges = graph.adjacency.expand(slot)
     followed = (edges["kind"] & np.uint32(settings.kinds)) != 0
     if not followed.all():
         owner, edges = owner[followed], edges[followed]
@@ -189,17 +186,17 @@ def _sent(
         region = graph.regions[edges["target"]]
         inside = (region != 0) & (region == favoured[query[owner]])
         share = np.where(inside, share * settings.region_multiplier, share)
-    share /= np.maximum(np.bincount(owner, share, len(place)), 1.0)[owner]
+    share /= np.maximum(np.bincount(owner, share, len(slot)), 1.0)[owner]
     units = np.floor(active.units[owner] * (settings.decay * share)).astype(np.int64)
     loud = units >= settings.floor * _ONE
-    owner, target = owner[loud], graph.place_of[edges["target"][loud]]
-    return _summed(query[owner] * graph.width + target, units[loud], place[owner])
+    owner, target = owner[loud], edges["target"][loud]
+    return _summed(graph, query[owner] * graph.width + target, units[loud], slot[owner])
 
 
-def _summed(pair: Slots, units: Slots, parent: Slots) -> _Active:
-    """Add the activations of equal pairs, which come by ascending parent.
+def _summed(graph: _Graph, pair: Slots, units: Slots, parent: Slots) -> _Active:
+    """Add the activations of equal pairs.
 
-    The parent that stays is the one that sent most, of several the first.
+    The parent that stays is the one that sent most, of several the one of the lowest id.
     """
     if not len(pair):
         return _Active(pair, units, parent)
@@ -209,6 +206,8 @@ def _summed(pair: Slots, units: Slots, parent: Slots) -> _Active:
     first = _first_of_runs(pair)
     run = np.repeat(np.arange(len(first)), np.diff(first, append=len(pair)))
     most = np.flatnonzero(units == np.maximum.reduceat(units, first)[run])
+    if len(most) > len(first):
+        most = most[np.lexsort((graph.ids[parent[most]], run[most]))]
     chosen = most[_first_of_runs(run[most])]
     return _Active(pair[first], np.add.reduceat(units, first), parent[chosen])
 
@@ -232,8 +231,8 @@ def _first_of_runs(values: Slots) -> Slots:
 
 def _dominant_regions(graph: _Graph, active: _Active, queries: int) -> NDArray[np.uint32]:
     """Return the region that holds most of each query's seed activation; 0 where none does."""
-    query, place = np.divmod(active.pair, graph.width)
-    region = graph.regions[graph.slot_of[place]]
+    query, slot = np.divmod(active.pair, graph.width)
+    region = graph.regions[slot]
     favoured = np.zeros(queries, np.uint32)
     inside = region != 0
     if inside.any():
@@ -247,17 +246,17 @@ def _dominant_regions(graph: _Graph, active: _Active, queries: int) -> NDArray[n
 
 
 def _strongest(graph: _Graph, active: _Active, queries: int, top: int) -> Spreading:
-    query, place = np.divmod(active.pair, graph.width)
+    query, slot = np.divmod(active.pair, graph.width)
     kept = _contenders(query, active.units, queries, top)
-    query, place, units, parent = query[kept], place[kept], active.units[kept], active.parent[kept]
-    order = np.lexsort((place, -units, query))
+    query, slot, units, parent = query[kept], slot[kept], active.units[kept], active.parent[kept]
+    order = np.lexsort((graph.ids[slot], -units, query))
     order = order[_rank(query[order]) < top]
     cell = (query[order], _rank(query[order]))
     slots = np.full((queries, top), -1, np.int64)
     parents = np.full((queries, top), -1, np.int64)
     activations = np.zeros((queries, top), np.float32)
-    slots[cell] = graph.slot_of[place[order]]
-    parents[cell] = np.where(parent[order] >= 0, graph.slot_of[parent[order]], -1)
+    slots[cell] = slot[order]
+    parents[cell] = parent[order]
     activations[cell] = units[order] / _ONE
     return Spreading(slots, activations, parents)
 

@@ -34,7 +34,7 @@ def test_whatever_waits_makes_a_batch_that_the_store_takes(data: st.DataObject, 
     batch = pending.batch(made.view(), memory, CLOCK, most)
     changed = made.commit(batch)
     assert made.verify() == []
-    assert set(changed.id_map.ids.tolist()) == after
+    assert set(changed.ids.whole()[changed.alive.whole()].tolist()) == after
     assert set(batch.stats_ids.tolist()) == set(pending.used) & old - deleted
     assert batch.events["id1"].tolist() == sorted(born)
     uses = {(source, target) for source, target, _ in pending.links if source != target}

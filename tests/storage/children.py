@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import random
 import resource
 import shutil
 import signal
@@ -12,19 +13,18 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import lmdb
 
+from storage_backends import layout, opening
 from storage_backends.errors import StoreClosedError, StoreError, StoreLockedError
+from storage_backends.lazy import lazy
 from storage_backends.lmdb_store import LMDBStore
 from storage_backends.types import WriteBatch
-from storage_backends.view import View
 from tests.storage.build import concepts
 from tests.storage.contract_handles import CALLS
-from tests.storage.history import batch_of
+from tests.storage.history import Oracle, batch_of
 from tests.storage.picture import picture
 
 
@@ -63,6 +63,20 @@ def try_to_open(directory: str, read_only: str) -> None:
         _say(f"{type(error).__name__} {error}")
 
 
+def try_to_read_with_few_slots(directory: str) -> None:
+    """Say why a reader cannot be opened, without making room for more of them."""
+    opening._LOCK_SIZE = 1
+    try_to_open(directory, "read-only")
+
+
+def hold_slot(directory: str) -> None:
+    """Begin to read with LMDB alone, say so, and wait for the end of input."""
+    folder = str(Path(directory, "gen-000001"))
+    with lmdb.open(folder, readonly=True, lib_version=0) as env, env.begin():
+        _say(os.getpid())
+        sys.stdin.read()
+
+
 def commit_forever(directory: str, durability: str) -> None:
     """Write the history from where it stands, saying each generation that is durable."""
     with LMDBStore.open(directory, durability=durability) as store:
@@ -70,6 +84,19 @@ def commit_forever(directory: str, durability: str) -> None:
         while True:
             generation = store.commit(batch_of(generation + 1))
             _say(generation)
+
+
+def replace_forever(directory: str) -> None:
+    """Put one copy after another in the place of the folder in use, saying each."""
+    memory = Path(directory)
+    for number in itertools.count(2):
+        successor = memory / f"gen-{number:06}"
+        successor.mkdir()
+        with LMDBStore.open(memory) as store:
+            store.copy_to(successor, compact=False)
+            layout.publish(successor)
+        shutil.rmtree(memory / f"gen-{number - 1:06}", ignore_errors=True)
+        _say(number)
 
 
 def commit_much(directory: str) -> None:
@@ -212,27 +239,29 @@ def _check_locked(directory: str) -> None:
         assert str(os.getppid()) in str(error), error
 
 
-def fork_while_computing(directory: str) -> None:
-    """Fork while another thread computes a property of a view; let the child compute its own."""
+def fork_while_computing() -> None:
+    """Fork while another thread computes a property; let the child compute another object's."""
     warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of just this
-    with LMDBStore.open(directory) as store:
-        view = View.of(store.load())
     begun, done = threading.Event(), threading.Event()
 
-    class Slow(np.ndarray[tuple[int], np.dtype[np.int64]]):
-        def sum(self, *arguments: Any, **named: Any) -> Any:
-            begun.set()
-            done.wait()
-            return super().sum(*arguments, **named)
+    class Waiting:
+        def __init__(self, waits: bool) -> None:
+            self.waits = waits
 
-    slow = replace(view.adjacency, count=view.adjacency.count.view(Slow))
-    thread = threading.Thread(target=lambda: slow.edge_count)
+        @lazy
+        def answer(self) -> int:
+            if self.waits:
+                begun.set()
+                done.wait()
+            return 42
+
+    thread = threading.Thread(target=lambda: Waiting(True).answer)
     thread.start()
     begun.wait()
     pid = os.fork()
     if not pid:
         signal.alarm(10)
-        os._exit(int(replace(view.adjacency).edge_count == 0))
+        os._exit(int(Waiting(False).answer != 42))
     status = os.waitpid(pid, 0)[1]
     done.set()
     thread.join()
@@ -271,6 +300,65 @@ def read_as_stranger(directory: str) -> None:
                 _say(f"opened {store.generation()}")
         except StoreError as error:
             _say(f"{type(error).__name__} {error}")
+
+
+def open_damaged_copies(directory: str, first: str, count: str) -> None:
+    """Damage copies of a memory in numbered ways; say what comes of opening and using each.
+
+    Each is opened by a forked child, because damage may end in a signal.
+    """
+    whole = Path(directory, "gen-000001", "data.mdb").read_bytes()
+    with LMDBStore.open(directory, read_only=True) as store:
+        identity, generation = store.uuid, store.generation()
+    for number in range(int(first), int(first) + int(count)):
+        copy = Path(f"{directory}-{number}")
+        shutil.copytree(directory, copy)
+        (copy / "gen-000001" / "data.mdb").write_bytes(damaged(whole, number))
+        pid = os.fork()
+        if not pid:
+            _say(f"{number} {_outcome(copy, Oracle(identity), generation, number % 2 == 0)}")
+            os._exit(0)
+        status = os.waitpid(pid, 0)[1]
+        if status:
+            _say(f"{number} ended with status {status}")
+        shutil.rmtree(copy)
+
+
+def damaged(content: bytes, number: int) -> bytes:
+    """Return a data file with the damage of that number, of one kind after the other."""
+    chance, page = random.Random(number), 4096
+    start = page * chance.randrange(len(content) // page)
+    changed = bytearray(content)
+    match number % 6:
+        case 0:
+            return content[: chance.randrange(len(content))]
+        case 1:
+            changed[start : start + page] = bytes(page)
+        case 2:
+            other = page * chance.randrange(len(content) // page)
+            changed[start : start + page] = content[other : other + page]
+        case 3:
+            changed[start + chance.randrange(200)] ^= 1 << chance.randrange(8)
+        case 4:
+            changed[page * chance.randrange(2) + chance.randrange(152)] ^= 1 << chance.randrange(8)
+        case _:
+            for _ in range(chance.choice([1, 1, 8])):
+                changed[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    return bytes(changed)
+
+
+def _outcome(directory: Path, oracle: Oracle, generation: int, read_only: bool) -> str:
+    try:
+        with LMDBStore.open(directory, read_only=read_only) as store:
+            if picture(store) != oracle.at(generation):
+                return "wrong answer"
+            if not read_only:
+                store.commit(batch_of(generation + 1))
+                if store.verify() or picture(store) != oracle.at(generation + 1):
+                    return "wrong answer after a commit"
+            return "unharmed"
+    except StoreError as error:
+        return f"{type(error).__name__}"
 
 
 def open_in_little_space(directory: str) -> None:

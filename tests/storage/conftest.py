@@ -10,6 +10,7 @@ pytest.register_assert_rewrite(
     "tests.storage.contract_handles",
     "tests.storage.contract_reads",
     "tests.storage.contract_refusals",
+    "tests.storage.contract_snapshots",
     "tests.storage.contract_writes",
     "tests.storage.stateful",
 )

@@ -15,11 +15,19 @@ from tests.storage.contract_changes import ChangesContract
 from tests.storage.contract_handles import HandleContract
 from tests.storage.contract_reads import ReadContract
 from tests.storage.contract_refusals import RefusalContract
+from tests.storage.contract_snapshots import SnapshotContract
 from tests.storage.contract_writes import WriteContract
 from tests.storage.place import Opener, Place, first_batch
 
 
-class StoreContract(WriteContract, RefusalContract, ReadContract, ChangesContract, HandleContract):
+class StoreContract(
+    WriteContract,
+    RefusalContract,
+    ReadContract,
+    ChangesContract,
+    HandleContract,
+    SnapshotContract,
+):
     """Subclass this, name the subclass ``Test...`` and define `opener`."""
 
     @abstractmethod

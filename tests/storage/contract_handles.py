@@ -23,6 +23,11 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "events": lambda store: store.events(),
     "shortterm": lambda store: store.shortterm(),
     "stats": lambda store: store.stats(),
+    "publish": lambda store: store.publish(b"manifest", 0),
+    "manifest": lambda store: store.manifest(),
+    "manifest_seq": lambda store: store.manifest_seq(),
+    "hold_log": lambda store: store.hold_log(None),
+    "follow": lambda store: store.follow(),
     "verify": lambda store: store.verify(),
 }
 
@@ -53,7 +58,7 @@ class HandleContract:
 
     def test_the_calls_of_this_suite_are_all_that_a_store_has(self) -> None:
         methods = {name for name in vars(Store) if not name.startswith("_")}
-        assert methods == {*CALLS, "is_current", "read_only", "uuid", "close"}
+        assert methods == {*CALLS, "is_current", "read_only", "uuid", "folder", "close"}
 
     @pytest.mark.parametrize("name", CALLS)
     def test_a_closed_handle_refuses_every_call(self, place: Place, name: str) -> None:

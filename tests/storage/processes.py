@@ -1,4 +1,4 @@
-"""Runs the programs of `children` in processes of their own."""
+"""Runs programs, such as those of `children`, in processes of their own."""
 
 from __future__ import annotations
 
@@ -55,8 +55,7 @@ def line(process: subprocess.Popen[str]) -> str:
 
 
 def _command(program: Callable[..., None], arguments: tuple[object, ...]) -> list[str]:
-    module = "tests.storage.children"
-    return [sys.executable, "-m", module, program.__name__, *map(str, arguments)]
+    return [sys.executable, "-m", program.__module__, program.__name__, *map(str, arguments)]
 
 
 def _environment() -> dict[str, str]:

@@ -11,6 +11,7 @@ import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,9 @@ class _State:
 class Backing:
     """What stays when a `ReferenceStore` is closed: the state of each generation."""
 
+    folder: Path | None = None
+    manifest: bytes = b""
+    manifest_seq: int = 0
     uuid: str = field(default_factory=lambda: uuid.uuid4().hex)
     states: list[_State] = field(default_factory=lambda: [_State()])
 
@@ -184,6 +188,43 @@ class ReferenceStore:
             generation=state.generation,
             file_bytes=0,
         )
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that the backing was given, if any."""
+        return self._backing.folder
+
+    def publish(self, manifest: bytes, generation: int) -> int:
+        """Replace the manifest."""
+        states = self._states()
+        if self._read_only:
+            raise StoreReadOnlyError("expected a writable store, got a read-only one")
+        _require(0 <= generation < len(states), f"publish: expected a past one, got {generation}")
+        self._backing.manifest = manifest
+        self._backing.manifest_seq += 1
+        return self._backing.manifest_seq
+
+    def manifest(self) -> tuple[int, bytes] | None:
+        """Return the manifest and its number."""
+        self._states()
+        backing = self._backing
+        return (backing.manifest_seq, backing.manifest) if backing.manifest else None
+
+    def manifest_seq(self) -> int:
+        """Return how many manifests there have been."""
+        self._states()
+        return self._backing.manifest_seq
+
+    def hold_log(self, generation: int | None) -> None:
+        """Do nothing: all states are kept."""
+        self._states()
+        if self._read_only:
+            raise StoreReadOnlyError("expected a writable store, got a read-only one")
+
+    def follow(self) -> bool:
+        """Return False: a backing leads nowhere else."""
+        self._states()
+        return False
 
     def verify(self) -> Sequence[Problem]:
         """Report edges to concepts that are gone: `commit` leaves that rule to the caller."""

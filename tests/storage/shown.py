@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from storage_backends.columns import Column
 from storage_backends.types import ValueKind
 from storage_backends.view import View
-from tests.storage.picture import rows
+from tests.storage.picture import ID_LIMIT, rows
 
 
 def shown(view: View) -> dict[str, Any]:
     """Return everything that ``view`` shows, after a check of its form."""
     lengths = {name: len(column) for name, column in _columns(view).items()}
     assert set(lengths.values()) == {view.size}, lengths
-    live = np.flatnonzero(view.alive)
-    assert sorted(view.ids[live].tolist()) == view.id_map.ids.tolist()
+    live = np.flatnonzero(view.alive.whole())
+    assert view.greatest_id == max(view.ids[live].tolist(), default=0)
     assert np.array_equal(view.slots(view.ids[live]), live)
     assert (view.node_count, view.dead) == (len(live), view.size - len(live))
     edges = {int(i): rows(view.edges(int(i))) for i in view.ids[live]}
@@ -28,16 +29,18 @@ def shown(view: View) -> dict[str, Any]:
         "generation": view.generation,
         "settings": dict(view.settings),
         "width": view.vector_dim,
-        "concepts": {int(view.ids[slot]): _concept(view, int(slot)) for slot in live},
+        "concepts": {int(view.ids[slot]): _concept(view, slot) for slot in live.tolist()},
         "edges": {source: row for source, row in edges.items() if row},
     }
 
 
 def frozen(view: View) -> list[tuple[str, Any]]:
     """Return a copy of every array of ``view``, tombstones included."""
-    held = [(name, column.copy()) for name, column in _columns(view).items()]
-    held += [(name, getattr(view.adjacency, name).copy()) for name in ("start", "count", "pool")]
-    held += [(name, getattr(view.id_map, name).copy()) for name in ("ids", "slots")]
+    held = [(name, column.whole().copy()) for name, column in _columns(view).items()]
+    pool = view.adjacency.pool.whole().copy()
+    probed = view.slots(np.arange(ID_LIMIT, dtype=np.uint64))
+    held += [("pool", pool), ("slots", probed), ("moved", view.moved.copy())]
+    held += [("counts", (view.node_count, view.edge_count, view.uncovered))]
     return [*held, ("settings", copy.deepcopy(dict(view.settings)))]
 
 
@@ -52,9 +55,10 @@ def _columns(view: View) -> dict[str, Any]:
     found = {
         field.name: getattr(view, field.name)
         for field in fields(view)
-        if isinstance(getattr(view, field.name), np.ndarray)
+        if isinstance(getattr(view, field.name), Column)
     }
-    return found | {"start": view.adjacency.start, "count": view.adjacency.count}
+    edges = view.adjacency
+    return found | {"start": edges.start, "count": edges.count, "kinds": edges.kinds}
 
 
 def _concept(view: View, slot: int) -> dict[str, Any]:
@@ -66,5 +70,5 @@ def _concept(view: View, slot: int) -> dict[str, Any]:
         "kind": kind.name,
         "integer": int(view.value_ids[slot]),
         "vector": vectors[slot].tolist() if vectors is not None and kind == 2 else None,
-        "stats": rows(view.stats[slot : slot + 1])[0],
+        "stats": rows(view.stats[np.array([slot])])[0],
     }

@@ -98,7 +98,7 @@ def _without_orphans(now: Picture, kept: Collection[int], after: Collection[int]
 class StoreMachine(RuleBasedStateMachine):
     """Subclass this and define `opener`."""
 
-    #: How many generations back the store must tell what changed.
+    #: How many generations back the store must tell what changed, if no manifest asks for more.
     log_length = 10**6
 
     def __init__(self) -> None:
@@ -106,6 +106,8 @@ class StoreMachine(RuleBasedStateMachine):
         self._folder = Path(tempfile.mkdtemp(prefix="store-machine-"))
         self._product = Place(self.opener(self._folder / "memory"))
         self._model = Place(partial(ReferenceStore, Backing()))
+        self._shown: int | None = None  # generation of the manifest
+        self._told_from = 0  # first generation since which the store can tell the changes
         self._past = [contents_picture(self._product.store.load())]
 
     @abstractmethod
@@ -117,6 +119,7 @@ class StoreMachine(RuleBasedStateMachine):
         batch = data.draw(valid_batches(picture(self._model.store)))
         assert self._product.store.commit(batch) == self._model.store.commit(batch)
         self._past.append(contents_picture(self._product.store.load()))
+        self._shorten_log()
         self._catch_up(self._product.store)
 
     @rule(data=st.data(), spoil=st.sampled_from(sorted(SPOILS)))
@@ -125,6 +128,13 @@ class StoreMachine(RuleBasedStateMachine):
         for place in (self._product, self._model):
             with pytest.raises(StoreUsageError):
                 place.store.commit(batch)
+
+    @rule(manifest=st.binary(max_size=3), back=st.integers(0, 5))
+    def publish(self, manifest: bytes, back: int) -> None:
+        generation = max(len(self._past) - 1 - back, 0)
+        number = self._product.store.publish(manifest, generation)
+        assert number == self._model.store.publish(manifest, generation)
+        self._shown = generation if manifest else None
 
     @rule()
     def reopen(self) -> None:
@@ -149,6 +159,8 @@ class StoreMachine(RuleBasedStateMachine):
     def both_hold_the_same(self) -> None:
         found, wanted = picture(self._product.store), picture(self._model.store)
         assert found == wanted | {"uuid": found["uuid"]}
+        assert self._product.store.manifest() == self._model.store.manifest()
+        assert self._product.store.manifest_seq() == self._model.store.manifest_seq()
 
     @invariant()
     def the_store_finds_nothing_wrong(self) -> None:
@@ -158,11 +170,16 @@ class StoreMachine(RuleBasedStateMachine):
         self._product.finish()
         shutil.rmtree(self._folder)
 
+    def _shorten_log(self) -> None:
+        now = len(self._past) - 1
+        kept = [now - self.log_length] + ([] if self._shown is None else [self._shown])
+        self._told_from = max(self._told_from, min(kept))
+
     def _catch_up(self, store: Store) -> None:
         """Compare the change sets since every generation there was."""
         for since, before in enumerate(self._past):
             changed, expected = store.changes(since), self._model.store.changes(since)
-            told = len(self._past) - 1 - since <= self.log_length
+            told = since >= self._told_from
             assert (changed is not None) == told, f"since {since} of {len(self._past) - 1}"
             assert expected is not None
             if changed is None:

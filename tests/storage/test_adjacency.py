@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import hypothesis.strategies as st
 import numpy as np
 from hypothesis import given
 from numpy.typing import NDArray
 
-from storage_backends.adjacency import Adjacency, Slots, pool_records, ragged_positions, strengths
+from storage_backends.adjacency import Adjacency, pool_records, ragged_positions, strengths
+from storage_backends.columns import Column, Filled, Slots
 from storage_backends.types import EDGE
 
 #: Target, weight, confidence, use, kind.
@@ -36,7 +40,25 @@ def _columns(rows: Model) -> tuple[Slots, Slots, NDArray[np.void]]:
 
 
 def _listed(adjacency: Adjacency) -> list[Row]:
-    return [adjacency.row(slot).tolist() for slot in range(len(adjacency.start))]
+    return [adjacency.row(slot).tolist() for slot in range(adjacency.size)]
+
+
+def _opened(adjacency: Adjacency) -> Adjacency:
+    """Return the same edges, all in the bases of the columns, as after mapping a file."""
+    starts, counts = adjacency.start.whole(), adjacency.count.whole()
+    pool = adjacency.pool[ragged_positions(starts, counts)]
+    return Adjacency(
+        start=Column.over(np.cumsum(counts) - counts),
+        count=Column.over(counts),
+        kinds=Column.over(adjacency.kinds.whole()),
+        pool=Column.over(pool),
+        edge_count=len(pool),
+        filled=Filled(len(pool)),
+    )
+
+
+def _flags(row: Row) -> int:
+    return functools.reduce(operator.or_, (edge[4] for edge in row), 0)
 
 
 def _of(rows: Model, slots: int) -> Adjacency:
@@ -52,11 +74,14 @@ def test_patches_add_up_and_leave_earlier_ones_alone(data: st.DataObject) -> Non
         new = data.draw(st.dictionaries(st.integers(0, slots - 1), _rows(slots)))
         grown = [*model, *([] for _ in range(slots - len(model)))]
         model = [new.get(slot, row) for slot, row in enumerate(grown)]
-        past.append((_patch(adjacency, slots, new), model))
+        patched = _patch(adjacency, slots, new)
+        past.append((_opened(patched) if data.draw(st.booleans()) else patched, model))
     for earlier, rows in past:
         assert _listed(earlier) == _listed(earlier.packed()) == rows
         assert earlier.edge_count == sum(map(len, rows))
-        assert len(earlier.packed().pool) == earlier.edge_count
+        assert len(earlier.packed().pool.tail) == earlier.in_tail
+        assert _listed(_opened(earlier)) == rows
+        assert earlier.kinds.whole().tolist() == [_flags(row) for row in rows]
 
 
 def test_a_pool_that_is_mostly_dead_is_rewritten() -> None:
@@ -66,13 +91,28 @@ def test_a_pool_that_is_mostly_dead_is_rewritten() -> None:
         adjacency = _patch(adjacency, 2, {0: row})
     assert len(adjacency.pool) < 2000
     assert _listed(adjacency) == [row, []]
-    assert adjacency.packed().slot_kinds.tolist() == [1, 0]
+
+
+def test_of_a_pool_that_was_opened_only_what_was_added_is_rewritten() -> None:
+    row = [(1, 0.5, 0.5, 1, 1)] * 100
+    opened = _opened(_of({0: row, 1: row, 2: row}, 3))
+    adjacency = opened
+    for _ in range(50):
+        adjacency = _patch(adjacency, 3, {0: row, 2: []})
+    assert adjacency.pool.base is opened.pool.base
+    assert len(adjacency.pool.tail) < 2000
+    assert _listed(adjacency) == [row, row, []]
+    assert adjacency.edge_count == 200
 
 
 @given(data=st.data(), slots=st.integers(1, 6))
 def test_questions_are_answered_as_by_a_dict(data: st.DataObject, slots: int) -> None:
     model = data.draw(st.dictionaries(st.integers(0, slots - 1), _rows(slots)))
     adjacency = _of(model, slots)
+    if data.draw(st.booleans()):
+        adjacency = _opened(adjacency)
+    new = data.draw(st.dictionaries(st.integers(0, slots - 1), _rows(slots)))
+    adjacency, model = _patch(adjacency, slots, new), model | new
     some = data.draw(st.lists(st.integers(0, slots - 1), max_size=8))
     owner, edges = adjacency.expand(np.array(some, np.int64))
     wanted = [(place, edge) for place, slot in enumerate(some) for edge in model.get(slot, [])]
@@ -80,11 +120,6 @@ def test_questions_are_answered_as_by_a_dict(data: st.DataObject, slots: int) ->
     assert strengths(edges).tolist() == [edge[1] * edge[2] for _, edge in wanted]
     sources = {source for source, row in model.items() if {edge[0] for edge in row} & set(some)}
     assert adjacency.sources_of(np.array(some, np.int64)).tolist() == sorted(sources)
-    kinds = [0] * slots
-    for source, row in model.items():
-        for edge in row:
-            kinds[source] |= edge[4]
-    assert adjacency.slot_kinds.tolist() == kinds
 
 
 @given(data=st.data(), slots=st.integers(1, 6))

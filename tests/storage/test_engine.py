@@ -1,24 +1,23 @@
-"""The engine: commit, refresh, the background graph."""
+"""The engine: commit, refresh, verify."""
 
 from __future__ import annotations
 
-import logging
+import tempfile
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import hypothesis.strategies as st
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from storage_backends.engine import Engine
-from storage_backends.errors import StoreClosedError, StoreReadOnlyError, StoreUsageError
-from storage_backends.faiss_index import HnswBase
-from storage_backends.types import Contents, Floats, WriteBatch
+from storage_backends.errors import StoreReadOnlyError, StoreUsageError
+from storage_backends.recovery import Shown
+from storage_backends.types import Contents, WriteBatch
 from storage_backends.view import View
 from tests.storage.build import concepts, edges, ids, stats
+from tests.storage.engines import engine_on, settled, until
 from tests.storage.picture import picture
 from tests.storage.reference_store import Backing, ReferenceStore
 from tests.storage.shown import assert_unchanged, frozen, shown
@@ -26,38 +25,35 @@ from tests.storage.stateful import valid_batches
 
 
 def _engine(backing: Backing | None = None, exact_below: int = 10**6) -> Engine:
-    return Engine(ReferenceStore(backing or Backing()), exact_below)
+    return engine_on(backing, exact_below)
 
 
 def _stored(backing: Backing) -> View:
     return View.of(ReferenceStore(backing).load())
 
 
-def _until(condition: Callable[[], object]) -> None:
-    limit = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.005)
-
-
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
-@given(data=st.data())
-def test_the_view_after_each_commit_shows_what_is_stored(data: st.DataObject) -> None:
-    backing = Backing()
-    writer, reader = _engine(backing, 2), Engine(ReferenceStore(backing, read_only=True), 10**6)
-    past = []
-    for _ in range(data.draw(st.integers(1, 6))):
-        view = writer.commit(data.draw(valid_batches(picture(writer.store))))
-        assert shown(view) == shown(writer.view()) == shown(_stored(backing))
-        assert writer.verify() == []
-        past.append((view, frozen(view)))
-        if data.draw(st.booleans()):
-            assert reader.refresh()
-            assert not reader.refresh()
-            assert shown(reader.view()) == shown(_stored(backing))
-    for earlier, copy in past:
-        assert_unchanged(earlier, copy)
-    writer.close()
+@given(data=st.data(), on_disk=st.booleans())
+def test_the_view_after_each_commit_shows_what_is_stored(
+    data: st.DataObject, on_disk: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        backing = Backing(folder=Path(folder) if on_disk else None)
+        writer = _engine(backing, 2)
+        reader = Engine(ReferenceStore(backing, read_only=True), 10**6)
+        past = []
+        for _ in range(data.draw(st.integers(1, 6))):
+            view = writer.commit(data.draw(valid_batches(picture(writer.store))))
+            assert shown(view) == shown(writer.view()) == shown(_stored(backing))
+            assert writer.verify() == []
+            past.append((view, frozen(view)))
+            if data.draw(st.booleans()):
+                assert reader.refresh()
+                assert shown(reader.view()) == shown(_stored(backing))
+        for earlier, copy in past:
+            assert_unchanged(earlier, copy)
+        writer.close()
+        reader.close()
 
 
 def test_edges_to_deleted_concepts_go_with_them_from_disk_too() -> None:
@@ -99,7 +95,7 @@ def test_a_refused_batch_changes_nothing() -> None:
         engine.commit(WriteBatch(deleted=ids(2), edges={2: edges(1)}))
     assert engine.view() is view
     after = engine.commit(WriteBatch(concepts=concepts([4])))
-    assert after.id_map.ids.tolist() == [1, 2, 4]
+    assert after.ids.whole().tolist() == [1, 2, 4]
     assert engine.verify() == []
 
 
@@ -147,7 +143,9 @@ def test_refresh_starts_anew_where_the_log_was_cut(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ReferenceStore, "changes", lambda store, since: None)
     assert reader.refresh()
     assert shown(reader.view()) == shown(_stored(backing))
-    _until(lambda: reader.view().base)
+    until(lambda: reader.refresh() or reader.view().base)
+    writer.close()
+    reader.close()
 
 
 def test_a_small_memory_keeps_no_tombstones_and_a_large_one_few() -> None:
@@ -155,9 +153,12 @@ def test_a_small_memory_keeps_no_tombstones_and_a_large_one_few() -> None:
     engine.commit(WriteBatch(concepts=concepts(range(1, 9))))
     assert engine.commit(WriteBatch(deleted=ids(3))).dead == 0
     engine.commit(WriteBatch(concepts=concepts(range(10, 22))))
-    assert engine.commit(WriteBatch(deleted=ids(10, 11, 12))).dead == 3
-    assert engine.commit(WriteBatch(deleted=ids(13, 14, 15))).dead == 0
-    assert engine.view().node_count == 13
+    settled(engine)
+    engine.commit(WriteBatch(deleted=ids(10, 11, 12)))
+    assert engine.view().dead == 3
+    engine.commit(WriteBatch(deleted=ids(13, 14, 15)))
+    settled(engine)
+    assert (engine.view().node_count, engine.view().dead) == (13, 0)
     engine.close()
 
 
@@ -166,138 +167,64 @@ def test_a_read_only_engine_refuses_to_commit() -> None:
         Engine(ReferenceStore(Backing(), read_only=True)).commit(WriteBatch())
 
 
-def test_verify_tells_where_view_and_store_differ() -> None:
-    engine = _engine()
-    view = engine.commit(WriteBatch(concepts=concepts([1, 2]), edges={1: edges(2)}))
-    engine._view = replace(view, adjacency=view.adjacency.patched(2, *_no_row(view)))
-    assert ["1 edges" in str(problem) for problem in engine.verify()] == [True]
+# How much a reader waits for.
 
 
-def _no_row(view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return view.slots(ids(1)), np.zeros(1, np.int64), view.adjacency.pool[:0]
-
-
-# The graph that is built in the background.
-
-
-class Builds:
-    """Stands for `HnswBase.build`: counts the calls, waits to be released, may fail."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.sizes: list[int] = []
-        self.release = threading.Event()
-        self.error: Exception | None = None
-        self._build = HnswBase.build
-        monkeypatch.setattr(HnswBase, "build", self)
-
-    def __call__(self, keys: Floats, stop: threading.Event | None = None) -> HnswBase | None:
-        self.sizes.append(len(keys))
-        while not self.release.wait(0.005):
-            if stop is not None and stop.is_set():
-                return None
-        if self.error is not None:
-            raise self.error
-        return self._build(keys, stop)
-
-
-@pytest.fixture
-def builds(monkeypatch: pytest.MonkeyPatch) -> Builds:
-    return Builds(monkeypatch)
-
-
-def test_a_memory_that_grew_large_gets_a_graph_while_it_goes_on(builds: Builds) -> None:
-    engine = _engine(exact_below=20)
-    engine.commit(WriteBatch(concepts=concepts(range(1, 31))))
-    engine.commit(WriteBatch(concepts=concepts(range(31, 34)), deleted=ids(5)))
-    assert engine.view().base is None
-    builds.release.set()
-    _until(lambda: engine.view().base)
-    view = engine.view()
-    assert view.base is not None
-    assert (view.base.size, view.size, builds.sizes) == (30, 33, [30])
-    found = view.ids[view.index.search(view.keys[view.alive], 1)[0][:, 0]]
-    assert found.tolist() == view.ids[view.alive].tolist()
-    engine.close()
-
-
-def test_a_graph_whose_slots_were_renumbered_meanwhile_is_not_taken(builds: Builds) -> None:
-    engine = _engine(exact_below=20)
-    engine.commit(WriteBatch(concepts=concepts(range(1, 31))))
-    engine.commit(WriteBatch(deleted=ids(*range(1, 9))))
-    assert (engine.view().size, engine.view().dead) == (22, 0)
-    builds.release.set()
-    _until(lambda: engine.view() and engine._builder is None)
-    assert engine.view().base is None
-    engine.commit(WriteBatch())
-    _until(lambda: engine.view().base)
-    assert builds.sizes == [30, 22]
-    engine.close()
-
-
-def test_a_graph_of_outdated_keys_is_not_taken(builds: Builds) -> None:
-    engine = _engine(exact_below=20)
-    engine.commit(WriteBatch(concepts=concepts(range(1, 31))))
-    engine.commit(WriteBatch(concepts=concepts([7], seed=1)))
-    builds.release.set()
-    _until(lambda: engine.view() and engine._builder is None)
-    assert engine.view().base is None
-    engine.close()
-
-
-def test_a_build_that_fails_is_told_and_not_tried_again_at_each_commit(
-    builds: Builds, caplog: pytest.LogCaptureFixture
-) -> None:
-    engine = _engine(exact_below=20)
-    builds.error = RuntimeError("no room")
-    builds.release.set()
-    with caplog.at_level(logging.ERROR, "aesg.storage"):
-        for number in range(31, 37):
-            wanted = range(1, 31) if number == 31 else [number]
-            view = engine.commit(WriteBatch(concepts=concepts(wanted)))
-            _until(lambda: engine.view() and engine._builder is None)
-            slots, _ = view.index.search(view.keys, 1)
-            assert slots[:, 0].tolist() == list(range(view.size))
-    assert builds.sizes == [30]
-    assert "30 concepts" in caplog.text
-    assert "no room" in caplog.text
-    builds.error = None
-    engine.commit(WriteBatch(concepts=concepts(range(40, 50))))
-    _until(lambda: engine.view().base)
-    engine.close()
-
-
-def test_close_stops_a_build(builds: Builds) -> None:
-    engine = _engine(exact_below=20)
-    engine.commit(WriteBatch(concepts=concepts(range(1, 31))))
-    _until(lambda: builds.sizes)
-    engine.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "aesg-index"]
-    engine.close()
-    with pytest.raises(StoreClosedError):
-        engine.commit(WriteBatch())
-
-
-def test_a_large_memory_gets_its_graph_after_it_is_opened() -> None:
+def test_who_reads_waits_neither_for_a_commit_nor_for_another_reader() -> None:
     backing = Backing()
-    _engine(backing).commit(WriteBatch(concepts=concepts(range(1, 31))))
-    engine = _engine(backing, exact_below=20)
-    _until(lambda: engine.view().base)
-    base = engine.view().base
-    assert base is not None
-    assert base.size == 30
+    writer = _engine(backing)
+    view = writer.commit(WriteBatch(concepts=concepts([1, 2])))
+    reader = engine_on(backing, read_only=True)
+    seen: list[object] = []
+
+    def read() -> None:
+        seen.extend([writer.view(), reader.is_current(), reader.refresh()])
+
+    thread = threading.Thread(target=read)
+    with writer._lock, reader._lock:
+        thread.start()
+        thread.join(10)
+    assert seen == [view, True, False]
 
 
-def test_a_reader_does_not_wait_for_a_commit(builds: Builds) -> None:
-    engine = _engine(exact_below=20)
-    view = engine.commit(WriteBatch(concepts=concepts(range(1, 31))))
-    builds.release.set()
-    assert engine._builder is not None
-    _until(lambda: engine._builder is not None and engine._builder.done)
-    seen: list[View] = []
-    reader = threading.Thread(target=lambda: seen.append(engine.view()))
-    with engine._lock:
-        reader.start()
-        reader.join(10)
-    assert seen[0] is view
-    assert engine.view().base is not None
-    engine.close()
+def test_a_reader_is_current_until_something_is_committed() -> None:
+    backing = Backing()
+    writer, reader = _engine(backing), engine_on(backing, read_only=True)
+    assert reader.is_current()
+    writer.commit(WriteBatch(concepts=concepts([1])))
+    assert writer.is_current()
+    assert not reader.is_current()
+    assert not reader.view().node_count
+    assert reader.refresh()
+    assert reader.is_current()
+    assert not reader.refresh()
+
+
+# Verify.
+
+
+def test_verify_tells_where_view_and_store_differ() -> None:
+    engine, other = _engine(), _engine()
+    batch = WriteBatch(
+        concepts=concepts([1, 2, 5], values="mixed"), edges={1: edges(2)}, settings={"a": b"b"}
+    )
+    engine.commit(batch)
+    assert engine.verify() == []
+    others = {
+        "norms": WriteBatch(concepts=concepts([2], seed=3)),
+        "stats": WriteBatch(stats_ids=ids(2), stats=stats([2], seed=4)),
+        "value_vectors": WriteBatch(concepts=concepts([5], seed=9, values="mixed")),
+        "[2]: expected the edges": WriteBatch(edges={2: edges(1)}),
+        "[1]: expected the edges": WriteBatch(edges={1: edges(5)}),
+        "settings": WriteBatch(settings={"a": b"c"}),
+        "3 concepts": WriteBatch(concepts=concepts([7])),
+        "without 5": WriteBatch(deleted=ids(5)),
+    }
+    for wanted, change in others.items():
+        other = _engine()
+        other.commit(batch)
+        other.commit(change)
+        engine._shown = Shown(replace(other.view(), generation=1), None)
+        problems = engine.verify()
+        assert wanted in " ".join(map(str, problems)), wanted
+        assert all(problem.table == "view" for problem in problems)

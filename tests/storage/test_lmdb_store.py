@@ -15,9 +15,9 @@ import lmdb
 import numpy as np
 import pytest
 
-from storage_backends import environment, layout
-from storage_backends.codec import encode_number
-from storage_backends.environment import OpenMode
+from storage_backends import layout, opening, trust
+from storage_backends.checksum import of_lists, seal
+from storage_backends.codec import decode_number, encode_number, encode_rows
 from storage_backends.errors import (
     NotAStoreError,
     StoreCorruptError,
@@ -27,6 +27,7 @@ from storage_backends.errors import (
     StoreUsageError,
 )
 from storage_backends.lmdb_store import LMDBStore
+from storage_backends.opening import OpenMode
 from storage_backends.types import EDGE, WriteBatch
 from tests.storage import children
 from tests.storage.build import concepts, edges, ids
@@ -219,14 +220,33 @@ class TestHandles:
             run_child(children.commit_much, memory)
             return opened
 
-        open_file = environment._open_file
-        monkeypatch.setattr(environment, "_open_file", open_file_too_early)
+        open_file = opening._open_file
+        monkeypatch.setattr(opening, "_open_file", open_file_too_early)
         with LMDBStore.open(memory, read_only=True, map_size=1 << 16) as reader:
             assert reader.generation() == 4
             assert reader.verify() == []
 
     def test_little_address_space_is_enough(self, memory: Path) -> None:
         assert int(run_child(children.open_in_little_space, memory)) == 32
+
+    def test_readers_beyond_the_slots_are_refused_until_one_is_gone(
+        self, memory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (memory / "gen-000001" / "lock.mdb").unlink()
+        monkeypatch.setattr(opening, "_MAX_READERS", 2)
+        monkeypatch.setattr(opening, "_LOCK_SIZE", 1)
+        with (
+            LMDBStore.open(memory, read_only=True) as reader,
+            child(children.hold_slot, memory) as other,
+        ):
+            line(other)
+            answer = run_child(children.try_to_read_with_few_slots, memory)
+            assert answer.startswith("StoreError")
+            assert "slots in lock.mdb" in answer
+            other.kill()
+            other.wait()
+            assert run_child(children.try_to_read_with_few_slots, memory) == "opened\n"
+            assert reader.generation() == 3
 
     def test_reading_changes_no_byte_of_the_data_file(self, memory: Path) -> None:
         before = data_of(memory).read_bytes(), data_of(memory).stat().st_mtime_ns
@@ -263,13 +283,6 @@ class TestHandles:
     def test_the_size_is_that_of_the_file(self, memory: Path) -> None:
         with LMDBStore.open(memory, read_only=True) as store:
             assert store.stats().file_bytes == data_of(memory).stat().st_size
-
-    def test_a_short_file_whose_missing_pages_are_not_in_use_is_no_damage(
-        self, memory: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(layout, "is_short", lambda path: True)
-        with LMDBStore.open(memory) as store:
-            assert picture(store) == Oracle(store.uuid).at(3)
 
 
 class TestPermissions:
@@ -315,18 +328,40 @@ class TestPermissions:
             subprocess.run(["umount", bound], check=True)
 
 
-def edit(memory: Path, change: Callable[[lmdb.Environment, Any], None]) -> None:
-    """Change the records of a closed memory behind the store's back."""
-    env = lmdb.open(str(memory / "gen-000001"), max_dbs=16, map_size=1 << 24, lib_version=0)
-    with env, env.begin(write=True) as transaction:
-        change(env, transaction)
+def edit(
+    memory: Path, change: Callable[[lmdb.Environment, Any], None], *, stamped: bool = True
+) -> None:
+    """Change the records of a closed memory behind the store's back, and by default its stamp."""
+    folder = memory / "gen-000001"
+    env = lmdb.open(str(folder), max_dbs=16, map_size=1 << 24, lib_version=0)
+    with env:
+        with env.begin(write=True) as transaction:
+            change(env, transaction)
+        if stamped:
+            trust.write_stamp(folder, 0, durable=True)
 
 
 def put(table: str, key: bytes, record: bytes) -> Callable[[lmdb.Environment, Any], None]:
+    """Write a record with a checksum that fits."""
+
     def change(env: lmdb.Environment, transaction: Any) -> None:
-        transaction.put(key, record, db=env.open_db(table.encode(), txn=transaction))
+        sealed = sealed_record(table, key, record)
+        transaction.put(key, sealed, db=env.open_db(table.encode(), txn=transaction))
 
     return change
+
+
+def sealed_record(table: str, key: bytes, record: bytes) -> bytes:
+    if (table, key) == ("sys", b"schema"):
+        return record
+    if table in ("key", "value", "meta", "evolution", "adjacency") and len(key) == 8:
+        number, body = np.array([decode_number(key)], np.uint64), np.frombuffer(record, np.uint8)
+        if table != "adjacency":
+            return encode_rows(table, number, body.reshape(1, -1))[0]
+        if len(record) % EDGE.itemsize == 0:
+            items = body.reshape(-1, EDGE.itemsize)
+            return record + of_lists(table, number, np.array([len(items)]), items).tobytes()
+    return seal(table, key, record)
 
 
 def drop(table: str, key: bytes) -> Callable[[lmdb.Environment, Any], None]:
@@ -347,7 +382,7 @@ KEY, GONE = encode_number(25), encode_number(60)
 NAN = struct.pack("<4f", 0, 0, 0, np.nan)
 
 DAMAGE: dict[str, tuple[Callable[[lmdb.Environment, Any], None], str, str]] = {
-    "key of another width": (put("key", KEY, bytes(12)), "key", "one width"),
+    "key of another width": (put("key", KEY, bytes(12)), "key", "16 bytes and a checksum"),
     "key that is no number": (put("key", KEY, NAN), "key", "25: expected finite"),
     "key of no whole id": (put("key", b"abc", bytes(16)), "key", "8 bytes"),
     "no key": (drop("key", KEY), "value", "25: expected an existing concept"),
@@ -357,11 +392,11 @@ DAMAGE: dict[str, tuple[Callable[[lmdb.Environment, Any], None], str, str]] = {
     "value of no length": (put("value", KEY, b""), "value", "no bytes"),
     "value that is no number": (put("value", KEY, b"\2" + NAN), "value", "25: expected finite"),
     "no statistics": (drop("meta", KEY), "meta", "25: expected a record"),
-    "statistics cut short": (put("meta", KEY, bytes(63)), "meta", "64 bytes"),
+    "statistics cut short": (put("meta", KEY, bytes(63)), "meta", "64 bytes and a checksum"),
     "payload of nobody": (put("payload", GONE, b"x"), "payload", "60: expected an existing"),
     "payload without content": (put("payload", KEY, b""), "payload", "25: expected at least"),
     "edges of nobody": (put("adjacency", GONE, edge_record(25)), "adjacency", "60: expected"),
-    "edges cut short": (put("adjacency", KEY, bytes(23)), "adjacency", "24 bytes"),
+    "edges cut short": (put("adjacency", KEY, bytes(23)), "adjacency", "24 bytes and a checksum"),
     "edges of no length": (put("adjacency", KEY, b""), "adjacency", "25: expected at least"),
     "edge to nobody": (put("adjacency", KEY, edge_record(60)), "adjacency", "target 60"),
     "edge to itself": (put("adjacency", KEY, edge_record(25)), "adjacency", "target 25"),
@@ -372,7 +407,7 @@ DAMAGE: dict[str, tuple[Callable[[lmdb.Environment, Any], None], str, str]] = {
         "finite numbers, got target 26",
     ),
     "edge uncounted": (put("sys", b"edges", encode_number(7)), "sys", "got 7"),
-    "edge count cut short": (put("sys", b"edges", b"7"), "adjacency", "8 bytes"),
+    "edge count cut short": (put("sys", b"edges", b"7"), "adjacency", "8 bytes and a"),
     "name that is not ASCII": (put("shortterm", b"\xff", b""), "shortterm", "ASCII"),
     "log with a gap": (drop("log", encode_number(2)), "log", "each generation to 3"),
     "log without an end": (drop("log", encode_number(3)), "log", "each generation to 3"),
@@ -380,7 +415,7 @@ DAMAGE: dict[str, tuple[Callable[[lmdb.Environment, Any], None], str, str]] = {
     "log of no whole ids": (put("log", encode_number(2), b"\x81\xa3put\xc4\1x"), "log", "2: "),
     "log of unknown words": (put("log", encode_number(2), b"\x81\xa3pit\xc4\0"), "log", "2: "),
     "event missing": (drop("evolution", encode_number(1)), "evolution", "numbers 0 to"),
-    "event cut short": (put("evolution", encode_number(1), b"x"), "evolution", "32 bytes"),
+    "event cut short": (put("evolution", encode_number(1), b"x"), "evolution", "32 bytes and a"),
     "generation missing": (drop("sys", b"seq"), "log", "seq"),
     "identity damaged": (put("sys", b"uuid", b"me"), "sys", "32 hexadecimal"),
     "setting damaged": (put("sys", b"\xff", b"1"), "sys", "ASCII"),
@@ -440,12 +475,12 @@ class TestDamage:
     @pytest.mark.parametrize("read_only", [True, False])
     def test_a_newer_schema_is_refused_and_left_alone(self, memory: Path, read_only: bool) -> None:
         def change(env: lmdb.Environment, transaction: Any) -> None:
-            put("sys", b"schema", b"2")(env, transaction)
+            put("sys", b"schema", b"3")(env, transaction)
             transaction.drop(env.open_db(b"adjacency", txn=transaction))
 
         edit(memory, change)
         before = data_of(memory).read_bytes()
-        with pytest.raises(StoreSchemaError, match="schema 1 or lower, got 2"):
+        with pytest.raises(StoreSchemaError, match="schema 2, got 3"):
             LMDBStore.open(memory, read_only=read_only)
         assert data_of(memory).read_bytes() == before
 

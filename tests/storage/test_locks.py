@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from storage_backends import locks
 from storage_backends.errors import StoreLockedError, StoreUsageError
 from storage_backends.lmdb_store import LMDBStore
 from storage_backends.types import WriteBatch
@@ -127,3 +128,32 @@ def test_what_an_old_holder_wrote_does_not_matter(memory: Path, record: bytes) -
 def test_a_negative_timeout_is_refused(memory: Path) -> None:
     with pytest.raises(StoreUsageError, match="lock_timeout"):
         LMDBStore.open(memory, lock_timeout=-1)
+
+
+class TestWhoWrites:
+    def test_nobody(self, memory: Path) -> None:
+        assert locks.writer_of(memory / "WRITER.lock") is None
+        assert locks.writer_of(memory / "missing") is None
+
+    def test_another_process_is_named_and_keeps_the_lock(self, memory: Path) -> None:
+        with child(children.hold, memory) as holder:
+            pid = line(holder)
+            for find in (locks.writer_of, locks.holder_elsewhere) * 2:
+                assert f"process {pid} " in str(find(memory / "WRITER.lock"))
+            with pytest.raises(StoreLockedError):
+                LMDBStore.open(memory)
+
+    def test_this_process_is_named_and_keeps_the_lock(self, memory: Path) -> None:
+        with LMDBStore.open(memory):
+            for _ in range(2):
+                assert f"process {os.getpid()} " in str(locks.writer_of(memory / "WRITER.lock"))
+                assert locks.holder_elsewhere(memory / "WRITER.lock") is None
+            assert run_child(children.try_to_open, memory, "").startswith("StoreLockedError")
+        assert locks.writer_of(memory / "WRITER.lock") is None
+
+    def test_nobody_where_the_writer_was_killed(self, memory: Path) -> None:
+        with child(children.hold, memory) as holder:
+            line(holder)
+            holder.kill()
+            holder.wait()
+        assert locks.writer_of(memory / "WRITER.lock") is None

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import faiss
 import hypothesis.strategies as st
@@ -14,8 +15,11 @@ import pytest
 from hypothesis import given
 from numpy.typing import NDArray
 
-from storage_backends.faiss_index import HnswBase, SeedIndex, one_thread
+from storage_backends.columns import Column
+from storage_backends.faiss_index import SeedIndex, one_thread
+from storage_backends.hnsw import HnswBase
 from storage_backends.types import Floats
+from tests.storage.split import split
 
 Mask = NDArray[np.bool_]
 
@@ -34,6 +38,16 @@ def _clustered(seed: int, clusters: int, each: int, dim: int = 16) -> Floats:
     return _unit(keys.reshape(-1, dim).astype(np.float32))
 
 
+def _index(keys: Floats, alive: Mask | None, covered: int = 0, moved: int = 0) -> SeedIndex:
+    """Return an index with a graph over the first keys, built before some of them moved."""
+    earlier = keys.copy()
+    slots = np.arange(moved) * 2
+    earlier[slots] = -earlier[slots]
+    base = HnswBase.build(Column.of(earlier[:covered])) if covered else None
+    tombstones = None if alive is None else Column.of(alive)
+    return SeedIndex(Column.of(keys), tombstones, base, slots)
+
+
 def _best(queries: Floats, keys: Floats, alive: Mask, k: int) -> Floats:
     """Return the ``k`` highest cosines of each query among the live keys, descending."""
     cosines = queries.astype(np.float64) @ keys[alive].astype(np.float64).T
@@ -42,11 +56,11 @@ def _best(queries: Floats, keys: Floats, alive: Mask, k: int) -> Floats:
 
 def _recall(index: SeedIndex, queries: Floats, k: int) -> float:
     """Return the share of the answers that are as near as the true nearest."""
-    alive = np.ones(len(index.keys), np.bool_) if index.alive is None else index.alive
+    alive = np.ones(len(index.keys), np.bool_) if index.alive is None else index.alive.whole()
     slots, cosines = index.search(queries, k)
     assert alive[slots[slots >= 0]].all()
     assert all(len(set(row[row >= 0].tolist())) == (row >= 0).sum() for row in slots)
-    best = _best(queries, index.keys, alive, k)
+    best = _best(queries, index.keys.whole(), alive, k)
     width = best.shape[1]
     near = (slots >= 0) & (cosines >= best[:, -1:] - 1e-5)
     return float(near[:, :width].mean())
@@ -58,16 +72,19 @@ def _recall(index: SeedIndex, queries: Floats, k: int) -> float:
     k=st.integers(1, 40),
     asked=st.integers(0, 25),
     dead=st.sampled_from([0.0, 0.3, 1.0]),
+    chunk=st.sampled_from([7, 1000]),
 )
 def test_an_exact_search_is_brute_force(
-    seed: int, count: int, k: int, asked: int, dead: float
+    seed: int, count: int, k: int, asked: int, dead: float, chunk: int
 ) -> None:
     rng = np.random.default_rng(seed)
     # Of few small numbers: zero vectors and duplicates abound.
     keys = _unit(rng.integers(-1, 2, (count, 3)).astype(np.float32))
     queries = _unit(rng.integers(-1, 2, (asked, 3)).astype(np.float32))
     alive = rng.random(count) >= dead
-    slots, cosines = SeedIndex(keys, None if alive.all() else alive, None).search(queries, k)
+    index = SeedIndex(split(keys, seed), None if alive.all() else split(alive, seed + 1), None)
+    with patch("storage_backends.faiss_index._CHUNK", chunk):
+        slots, cosines = index.search(queries, k)
     assert slots.shape == cosines.shape == (asked, k)
     width = min(k, int(alive.sum()))
     assert ((slots >= 0).sum(axis=1) == width).all()
@@ -84,7 +101,7 @@ def test_an_exact_search_is_brute_force(
 @pytest.mark.parametrize("queries", [1, 64])
 def test_a_graph_with_a_delta_finds_the_nearest(queries: int) -> None:
     keys = _clustered(0, 60, 50)
-    index = SeedIndex(keys, None, HnswBase.build(keys[:2500]))
+    index = _index(keys, None, 2500)
     assert _recall(index, _clustered(1, queries, 1), 10) >= 0.95
     assert _recall(index, keys[2400 : 2400 + queries], 10) >= 0.95
 
@@ -100,21 +117,32 @@ def test_tombstones_are_never_found_and_hide_nothing(how: str) -> None:
         alive[900:1195] = False
     else:
         alive[np.arange(len(keys)) % 500 != 0] = False
-    index = SeedIndex(keys, alive, HnswBase.build(keys[:2900]))
+    index = _index(keys, alive, 2900)
     for near in (keys[300:340], keys[900:940], keys[::100]):
         assert _recall(index, near + np.float32(0.01), 8) >= 0.95
 
 
-def test_duplicates_in_a_graph_are_all_found() -> None:
-    keys = np.repeat(_clustered(4, 5, 1), 100, axis=0)
-    index = SeedIndex(keys, None, HnswBase.build(keys))
-    assert _recall(index, keys[::50], 40) == 1.0
+@pytest.mark.parametrize("dead", [False, True])
+def test_moved_keys_are_found_where_they_are_and_nowhere_else(dead: bool) -> None:
+    keys = _clustered(8, 20, 50)
+    alive = np.arange(1000) % 3 != 0
+    index = _index(keys, alive if dead else None, 900, moved=200)
+    assert index.uncovered == (alive[900:].sum() + alive[:400:2].sum() if dead else 300)
+    for near in (keys[:400:10], -keys[:400:10], keys[900::5]):
+        assert _recall(index, near, 8) >= 0.95
 
 
-def test_more_may_be_asked_of_a_graph_than_it_holds() -> None:
+@pytest.mark.parametrize(("dim", "k"), [(16, 8), (64, 40)])
+def test_duplicates_in_a_graph_are_all_found(dim: int, k: int) -> None:
+    keys = np.repeat(_clustered(4, 20, 1, dim), 100, axis=0)
+    assert _recall(_index(keys, None, len(keys)), keys[::50], k) == 1.0
+
+
+@pytest.mark.parametrize("moved", [0, 4])
+def test_more_may_be_asked_of_a_graph_than_it_holds(moved: int) -> None:
     keys = _clustered(5, 2, 10)
     alive = np.arange(20) % 2 == 0
-    slots, cosines = SeedIndex(keys, alive, HnswBase.build(keys[:15])).search(keys[:3], 30)
+    slots, cosines = _index(keys, alive, 15, moved).search(keys[:3], 30)
     assert [sorted(row[row >= 0].tolist()) for row in slots] == [list(range(0, 20, 2))] * 3
     assert (np.diff(cosines[:, :10]) <= 0).all()
 
@@ -122,7 +150,7 @@ def test_more_may_be_asked_of_a_graph_than_it_holds() -> None:
 def test_a_build_that_is_stopped_gives_no_graph() -> None:
     stop = threading.Event()
     stop.set()
-    assert HnswBase.build(_clustered(6, 2, 10), stop) is None
+    assert HnswBase.build(Column.of(_clustered(6, 2, 10)), stop) is None
 
 
 @pytest.fixture
@@ -135,8 +163,8 @@ def two_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("two_threads")
 def test_the_thread_count_is_as_before_after_a_search_and_after_a_failure() -> None:
-    index = SeedIndex(_clustered(7, 2, 10), None, None)
-    index.search(index.keys[:1], 3)
+    index = _index(_clustered(7, 2, 10), None)
+    index.search(index.keys.part(0, 1), 3)
     assert faiss.omp_get_max_threads() == 2
     with pytest.raises(AssertionError):
         index.search(np.ones((1, 3), np.float32), 3)
@@ -157,11 +185,12 @@ def test_one_thread_is_what_it_says() -> None:
 _FORK = """
 import os, signal, warnings
 import faiss, numpy as np
+from storage_backends.columns import Column
 from storage_backends.faiss_index import SeedIndex
 warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of just this
 faiss.omp_set_num_threads(2)
 keys = np.random.default_rng(0).normal(size=(20_000, 32)).astype(np.float32)
-index = SeedIndex(keys, None, None)
+index = SeedIndex(Column.of(keys), None, None)
 wanted = index.search(keys[:200], 3)[0]
 pid = os.fork()
 if not pid:

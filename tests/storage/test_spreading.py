@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 from storage_backends.adjacency import Adjacency, pool_records
+from storage_backends.columns import Column
 from storage_backends.spreading import Spread, Spreading, spread
 from storage_backends.types import EDGE
 
@@ -45,8 +46,8 @@ class Graph:
         width = len(seeds[0]) if seeds else 0
         return spread(
             self.adjacency(),
-            np.array(self.ids, np.uint64),
-            np.array(self.regions, np.uint32),
+            Column.of(np.array(self.ids, np.uint64)),
+            Column.of(np.array(self.regions, np.uint32)),
             np.array(seeds, np.int64).reshape(len(seeds), width),
             np.array(activations, np.float32).reshape(len(seeds), width),
             how,

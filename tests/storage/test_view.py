@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from storage_backends.errors import StoreCorruptError
-from storage_backends.faiss_index import HnswBase
+from storage_backends.hnsw import HnswBase
 from storage_backends.types import Contents, WriteBatch
 from storage_backends.view import View
 from tests.storage.build import concepts, edges, ids, stats
@@ -65,7 +65,7 @@ def test_two_views_grow_from_one_without_disturbing_each_other() -> None:
     again = [view.advanced(_changes(s, 1)) for view, s in zip(grown[:1], stores[1:2], strict=True)]
     for view, store in zip(grown, stores, strict=True):
         assert shown(view) == shown(View.of(store.load()))
-    assert set(again[0].ids.tolist()) == {1, 2, 3, 4, 5, 6, 7}
+    assert set(again[0].ids.whole().tolist()) == {1, 2, 3, 4, 5, 6, 7}
     assert shown(root) == shown(View.of(_store(common).load()))
 
 
@@ -115,7 +115,7 @@ def test_keys_are_unit_and_their_length_is_kept(scale: float) -> None:
     raw = put.keys * np.float32(scale)
     raw[1] = 0
     view = View.of(_store(WriteBatch(concepts=replace(put, keys=raw))).load())
-    np.testing.assert_allclose(np.linalg.norm(view.keys, axis=1), [1, 0, 1], rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(view.keys.whole(), axis=1), [1, 0, 1], rtol=1e-6)
     np.testing.assert_allclose(view.raw_keys(np.arange(3)), raw, rtol=1e-6)
 
 
@@ -126,8 +126,8 @@ def test_a_deleted_concept_is_not_found_and_has_no_edges() -> None:
     store.commit(WriteBatch(deleted=ids(2), edges={1: edges()}))
     after = view.advanced(_changes(store, 1))
     assert (after.dead, after.edge_count) == (1, 0)
-    assert after.ids[after.index.search(query, 1)[0][0, 0]] != 2
-    assert view.ids[view.index.search(query, 1)[0][0, 0]] == 2
+    assert after.ids[int(after.index.search(query, 1)[0][0, 0])] != 2
+    assert view.ids[int(view.index.search(query, 1)[0][0, 0])] == 2
 
 
 _WHOLE = _store(WriteBatch(concepts=concepts([1, 2]), edges={1: edges(2)})).load()
@@ -162,7 +162,21 @@ def test_the_graph_stays_while_its_keys_do() -> None:
     store.commit(WriteBatch(concepts=concepts([9], seed=1)))
     view = view.advanced(_changes(store, 2))
     assert view.base is base
+    assert not len(view.moved)
+
+
+def test_a_moved_key_is_found_where_it_is_now() -> None:
+    store = _store(WriteBatch(concepts=concepts(range(1, 9))))
+    view = View.of(store.load())
+    view = replace(view, base=HnswBase.build(view.keys))
+    was = view.keys[np.array([1])]
     store.commit(WriteBatch(concepts=concepts([2], seed=1)))
-    view = view.advanced(_changes(store, 3))
-    assert view.base is None
-    assert shown(view) == shown(View.of(store.load()))
+    after = view.advanced(_changes(store, 1))
+    now = after.keys[np.array([1])]
+    assert (after.base, after.moved.tolist(), after.uncovered) == (view.base, [1], 1)
+    assert after.index.search(now, 1)[0].tolist() == [[1]]
+    np.testing.assert_allclose(after.index.search(now, 1)[1], 1, atol=1e-6)
+    slots, cosines = after.index.search(was, 8)
+    np.testing.assert_allclose(cosines[0], np.sort(-after.keys[slots[0]] @ was[0]) * -1, atol=1e-6)
+    assert view.index.search(was, 1)[0].tolist() == [[1]]
+    assert shown(after) == shown(View.of(store.load()))

@@ -1,0 +1,280 @@
+"""Compaction: the next folder of a memory, without free pages and tombstones.
+
+The present folder is not touched until ``CURRENT`` names the next one, so that a crash at any
+instant leaves one or the other. Readers go on reading the old files until they follow.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from storage_backends import folders, layout, locks
+from storage_backends.copying import copy_records
+from storage_backends.engine import Engine
+from storage_backends.errors import StoreLockedError
+from storage_backends.faiss_index import EXACT_BELOW
+from storage_backends.lmdb_store import LMDBStore
+from storage_backends.locks import WriterLock
+from storage_backends.opening import Tables, Transaction
+from storage_backends.progress import Progress, silent
+from storage_backends.recovery import from_snapshot
+from storage_backends.types import Problem, StoreStats
+
+#: Edges from which even a small memory has a snapshot.
+_MANY_EDGES = 10 * EXACT_BELOW
+#: Bytes of a seed graph for each concept: its neighbours on the lowest layer, and a few above.
+_GRAPH_BYTES = 300
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How large a memory is.
+
+    Parameters
+    ----------
+    data_bytes, snapshot_bytes, total_bytes : int
+        Bytes on disk of ``data.mdb``, of the snapshot, and of all files of the directory.
+    concepts, edges, log_entries : int
+    tombstones : int
+        Concepts that were removed and still have a slot in the snapshot.
+    """
+
+    data_bytes: int
+    snapshot_bytes: int
+    total_bytes: int
+    concepts: int
+    tombstones: int
+    edges: int
+    log_entries: int
+
+
+@dataclass(frozen=True)
+class CompactReport:
+    """What `compact` did, or would do.
+
+    Parameters
+    ----------
+    directory : str
+    dry_run : bool
+        Whether nothing was done, and ``after`` is what is expected.
+    done : bool
+        Whether the memory was compacted; in a dry run, whether it would be.
+    reason : str
+        Why not; empty otherwise.
+    folder : str
+        Name of the folder in use at the end.
+    before, after : Figures
+    needed_bytes, available_bytes : int
+        Room that it takes while it runs, and that there was.
+    removed : tuple of str
+        What was left of an interrupted compaction, and was removed.
+    verified : bool
+        Whether every record of the result was examined.
+    problems : tuple of Problem
+        What that found. Where there is any, the memory was left as it was.
+    seconds : float
+    """
+
+    directory: str
+    dry_run: bool
+    done: bool
+    reason: str
+    folder: str
+    before: Figures
+    after: Figures
+    needed_bytes: int
+    available_bytes: int
+    removed: tuple[str, ...]
+    verified: bool
+    problems: tuple[Problem, ...]
+    seconds: float
+
+
+def expect(directory: str | os.PathLike[str]) -> CompactReport:
+    """Say what `compact` would do now, without doing it; a writer may be at work.
+
+    Raises
+    ------
+    StoreError
+        If the path is not a memory, or cannot be read.
+    """
+    path = Path(os.path.realpath(directory))
+    return folders.in_place(path, lambda: _expect(path))
+
+
+def _expect(directory: Path) -> CompactReport:
+    begin = time.monotonic()
+    with closing(LMDBStore.open(directory, read_only=True, create=False)) as store:
+        before = figures_of(store)
+        after = _expected(store, before)
+        available = folders.room_in(store.directory)
+        needed = after.data_bytes + after.snapshot_bytes
+        reason = ""
+        if (writer := locks.writer_of(store.directory / layout.WRITER_LOCK)) is not None:
+            reason = f"the memory is open for writing by {writer}"
+        elif available < needed:
+            reason = f"there is no room for {needed:,} bytes"
+        return CompactReport(
+            directory=str(store.directory),
+            dry_run=True,
+            done=not reason,
+            reason=reason,
+            folder=store.folder.name,
+            before=before,
+            after=after,
+            needed_bytes=needed,
+            available_bytes=available,
+            removed=(),
+            verified=False,
+            problems=(),
+            seconds=time.monotonic() - begin,
+        )
+
+
+def compact(
+    directory: str | os.PathLike[str],
+    *,
+    wait: float = 0.0,
+    verify: bool = False,
+    progress: Progress = silent,
+) -> CompactReport:
+    """Compact a memory that nobody has open for writing; readers may be at work.
+
+    Parameters
+    ----------
+    directory : path
+        The memory.
+    wait : float
+        Seconds to wait for a writer to close it, 0 or more.
+    verify : bool
+        Examine every record of the result before it is used.
+    progress : callable
+        Told of each step.
+
+    Raises
+    ------
+    StoreLockedError
+        If a writer has it open; it is named.
+    StoreFullError
+        If there is no room. The memory is as it was.
+    StoreError
+        If the path is not a memory, or is damaged, or cannot be written. The memory is as it was.
+    """
+    begin = time.monotonic()
+    removed = tuple(path.name for path in folders.leftovers(Path(os.path.realpath(directory))))
+    with closing(LMDBStore.open(directory, create=False, lock_timeout=wait)) as store:
+        expected = expect(store.directory)
+        problems = _compact(store, expected.needed_bytes, verify, progress)
+        report = replace(
+            expected,
+            dry_run=False,
+            done=not problems,
+            reason="the result would be damaged, as the memory is" if problems else "",
+            removed=removed,
+            verified=verify,
+            problems=problems,
+        )
+    if not problems:
+        _remove_old(store.directory)
+    with closing(LMDBStore.open(directory, read_only=True, create=False)) as made:
+        return replace(
+            report,
+            folder=made.folder.name,
+            after=figures_of(made),
+            seconds=time.monotonic() - begin,
+        )
+
+
+def figures_of(store: LMDBStore) -> Figures:
+    """Return how large a memory is."""
+    sizes, newest = store.stats(), store.manifest()
+    shown = from_snapshot(store) if newest is not None else None
+    files = dict(folders.files_of(store.directory))
+    named = (
+        set()
+        if shown is None or shown.footing is None
+        else {f"{store.folder.name}/{file.name}" for file in shown.footing.manifest.files}
+    )
+    return Figures(
+        data_bytes=files.get(f"{store.folder.name}/{layout.DATA}", 0),
+        snapshot_bytes=sum(files.get(name, 0) for name in named),
+        total_bytes=sum(files.values()),
+        concepts=sizes.concepts,
+        tombstones=shown.view.dead if shown is not None else 0,
+        edges=sizes.edges,
+        log_entries=sizes.log_entries,
+    )
+
+
+def _expected(store: LMDBStore, before: Figures) -> Figures:
+    with folders.environment_of(store.folder) as env:
+        data = env.read(folders.used_bytes)
+        snapshot = env.read(lambda txn, tables: _snapshot_bytes(txn, tables, before))
+    others = before.total_bytes - before.data_bytes - before.snapshot_bytes
+    return replace(
+        before,
+        data_bytes=data,
+        snapshot_bytes=snapshot,
+        total_bytes=others + data + snapshot,
+        tombstones=0,
+    )
+
+
+def _snapshot_bytes(transaction: Transaction, tables: Tables, before: Figures) -> int:
+    """Return about how large a snapshot will be."""
+    slots = before.concepts + before.tombstones
+    if before.concepts <= EXACT_BELOW and before.edges <= _MANY_EDGES:
+        return 0
+    if before.snapshot_bytes:
+        return before.snapshot_bytes * before.concepts // slots
+    # The columns hold what four of the tables hold.
+    columns = (tables.key, tables.value, tables.meta, tables.adjacency)
+    graph = before.concepts * _GRAPH_BYTES if before.concepts > EXACT_BELOW else 0
+    return sum(folders.table_bytes(transaction, table) for table in columns) + graph
+
+
+def _compact(
+    store: LMDBStore, needed: int, verify: bool, progress: Progress
+) -> tuple[Problem, ...]:
+    """Make the next folder and adopt it, unless it has problems; return those."""
+    with folders.next_folder(store.directory, store.folder) as folder:
+        folders.require_room(folder, needed)
+        copy_records(store, folder, with_snapshot=False, progress=progress)
+        layout.publish(folder)  # within the directory of its own, so that it can be opened
+        problems = _finish(folder.parent, store.stats(), verify, progress)
+        if not problems:
+            folders.adopt(store.directory, folder)
+        return problems
+
+
+def _finish(work: Path, sizes: StoreStats, verify: bool, progress: Progress) -> tuple[Problem, ...]:
+    """Give the copied records a snapshot, and compare them with what they are copied from."""
+    with closing(Engine(LMDBStore.open(work, create=False))) as engine:
+        progress("building the snapshot", 0, 0)
+        engine.rebuild()
+        progress("building the snapshot", 1, 1)
+        problems: list[Problem] = []
+        if verify:
+            progress("verifying", 0, 0)
+            problems += engine.verify()
+            progress("verifying", 1, 1)
+        found = engine.store.stats()
+        if replace(found, file_bytes=sizes.file_bytes) != sizes:
+            problems.append(Problem("sys", "", f"expected {sizes}, as before, got {found}"))
+        return tuple(problems)
+
+
+def _remove_old(directory: Path) -> None:
+    """Remove the folder that was in use, unless a new writer is doing so."""
+    try:
+        lock = WriterLock.acquire(directory / layout.WRITER_LOCK)
+    except StoreLockedError:
+        return
+    try:
+        folders.remove_leftovers(directory)
+    finally:
+        lock.release()

@@ -1,0 +1,244 @@
+"""An immutable HNSW graph: built, written without its vectors, read back mapped.
+
+The file holds the links alone. The vectors are the keys of the view, which are mapped from a file
+of their own: nothing is held twice, neither on disk nor in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from storage_backends import layout
+from storage_backends.columns import Column, Slots
+from storage_backends.errors import StoreCorruptError
+from storage_backends.progress import Progress, silent
+from storage_backends.recorded_file import Put
+from storage_backends.types import Floats
+
+_EF_CONSTRUCTION = 120
+_BUILD_CHUNK = 4_096
+#: How far a key is moved while its links are made: enough to tell equal ones apart in float32.
+_APART = 4e-3
+
+
+@dataclass(frozen=True)
+class HnswBase:
+    """A graph (Malkov and Yashunin, 2018) over slots ``0 .. size - 1``.
+
+    Parameters
+    ----------
+    graph : faiss.IndexHNSWFlat
+    size : int
+    kept : object
+        What the graph points into and does not own.
+    """
+
+    graph: faiss.IndexHNSWFlat
+    size: int
+    kept: object = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def build(
+        cls,
+        keys: Column[np.float32],
+        stop: threading.Event | None = None,
+        progress: Progress = silent,
+    ) -> HnswBase | None:
+        """Build a graph over unit keys ``(N, D)``; None if ``stop`` was set before the end.
+
+        Keys that are equal to the bit link to one another only, and a search that does not begin
+        among them never finds them. So the links are made between keys that were each moved a
+        little.
+        """
+        width = keys.shape[1]
+        graph = faiss.IndexHNSWFlat(width, neighbours(width), faiss.METRIC_INNER_PRODUCT)
+        graph.hnsw.efConstruction = _EF_CONSTRUCTION
+        rng = np.random.default_rng(0)
+        for part in _chunks(keys):
+            if stop is not None and stop.is_set():
+                return None
+            noise = rng.standard_normal(part.shape, np.float32)
+            graph.add(part + np.float32(_APART / np.sqrt(width)) * noise)
+            progress("building the seed index", graph.ntotal, len(keys))
+        _put_keys(graph, keys)
+        return cls(graph, len(keys))
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """How the graph was built."""
+        hnsw: Any = self.graph.hnsw  # the stubs of FAISS lack the method
+        return {"neighbours": hnsw.nb_neighbors(1), "ef_construction": hnsw.efConstruction}
+
+    def write(self, put: Put) -> None:
+        """Write the links, without the keys; what ``put`` raises goes through.
+
+        FAISS itself would say nothing of a disk that is full when it closes the file.
+        """
+        writer = faiss.PyCallbackIOWriter(put)  # type: ignore[attr-defined]
+        faiss.write_index(self.graph, writer, faiss.IO_FLAG_SKIP_STORAGE)
+
+    @classmethod
+    def read(cls, path: Path, keys: Floats, *, check_links: bool = False) -> HnswBase:
+        """Map the links of a file.
+
+        Parameters
+        ----------
+        path : Path
+            Of the length that `write` gave it; not changed while the graph is in use.
+        keys : (N, D) float32
+            Unit keys of the slots, at least as many as the graph has; contiguous.
+        check_links : bool
+            Whether to examine each link above the ground level. One that leads to a key that is
+            not on its level would lead on to anywhere, and might end the process.
+
+        Raises
+        ------
+        StoreCorruptError
+            If the file is not a graph over such keys.
+        """
+        try:
+            graph = _map(path)
+        except OSError as error:
+            raise layout.translate(error, path, "to map it") from error
+        except (RuntimeError, MemoryError) as error:
+            raise StoreCorruptError(f"{path}: expected a graph, got {error}") from error
+        problem = _problem_of(graph, keys) or (_link_problem(graph.hnsw) if check_links else "")
+        if problem:
+            raise StoreCorruptError(f"{path}: {problem}")
+        flat = _flat_over(keys[: graph.ntotal], graph.hnsw.neighbors.owner)
+        graph.storage, graph.own_fields = flat, False
+        return cls(graph, graph.ntotal, (keys, flat))
+
+    def search(self, queries: Floats, k: int) -> tuple[Slots, Floats]:
+        """Return the approximately nearest ``k`` slots and their cosines, both ``(N, k)``."""
+        # The stubs of FAISS lack the class as Python sees it.
+        settings = faiss.SearchParametersHNSW(  # type: ignore[attr-defined]
+            efSearch=max(effort(self.graph.d), k)
+        )
+        cosines, slots = self.graph.search(queries, k, params=settings)
+        return slots, cosines
+
+
+def neighbours(width: int) -> int:
+    """Return the links of a concept on each level above the ground; there it gets twice as many."""
+    return 7 if width < 48 else 32
+
+
+def effort(width: int) -> int:
+    """Return how many candidates a search keeps in view."""
+    return 96 if width < 48 else 64
+
+
+def _chunks(keys: Column[np.float32]) -> Iterator[Floats]:
+    for begin in range(0, len(keys), _BUILD_CHUNK):
+        yield keys.part(begin, min(begin + _BUILD_CHUNK, len(keys)))
+
+
+def _put_keys(graph: Any, keys: Column[np.float32]) -> None:
+    """Let the vectors of a graph be ``keys``."""
+    flat: Any = faiss.downcast_index(graph.storage)
+    vectors = faiss.rev_swig_ptr(flat.get_xb(), len(keys) * graph.d).reshape(-1, graph.d)
+    begin = 0
+    for part in _chunks(keys):
+        vectors[begin : begin + len(part)] = part
+        begin += len(part)
+
+
+#: Held while `_BYTE_LIMIT` is not in force.
+_mapping = threading.Lock()
+_BYTE_LIMIT = faiss.get_deserialization_vector_byte_limit()
+
+
+def _map(path: Path) -> Any:
+    """Let FAISS map a file; where a size in it is damaged, it takes no more memory than it has."""
+    with _mapping:
+        faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
+        try:
+            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        finally:
+            faiss.set_deserialization_vector_byte_limit(_BYTE_LIMIT)
+
+
+def _forget_mapping() -> None:
+    global _mapping
+    _mapping = threading.Lock()
+    faiss.set_deserialization_vector_byte_limit(_BYTE_LIMIT)
+
+
+# Another thread may be mapping while this one forks, and is not there in the child to end it.
+os.register_at_fork(after_in_child=_forget_mapping)
+
+
+def _flat_over(keys: Floats, owner: Any) -> Any:
+    """Return an index whose vectors are ``keys`` themselves."""
+    flat = faiss.IndexFlatIP(keys.shape[1])
+    content = keys.view(np.uint8).reshape(-1)
+    vector: Any = faiss.MaybeOwnedVectorUInt8  # the stubs of FAISS lack the method
+    flat.codes = vector.create_view(faiss.swig_ptr(content), content.nbytes, owner)
+    flat.ntotal = len(keys)
+    return flat
+
+
+def _problem_of(graph: Any, keys: Floats) -> str:
+    """Return what is wrong with the sizes of a graph that was read, "" if nothing is."""
+    kind = type(graph)
+    if kind is not faiss.IndexHNSWFlat or graph.storage is not None:
+        return f"expected an HNSW graph without vectors, got {kind.__name__}"
+    if graph.d != keys.shape[1] or graph.ntotal > len(keys) or graph.ntotal < 1:
+        return (
+            f"expected 1 to {len(keys)} keys of width {keys.shape[1]}, "
+            f"got {graph.ntotal} of width {graph.d}"
+        )
+    if graph.metric_type != faiss.METRIC_INNER_PRODUCT:
+        return f"expected the inner product as metric, got {graph.metric_type}"
+    hnsw, count = graph.hnsw, graph.ntotal
+    if hnsw.levels.size() != count or hnsw.offsets.size() != count + 1:
+        return f"expected levels and offsets of {count} keys, got others"
+    if not 0 <= hnsw.entry_point < count or not 0 <= hnsw.max_level < 64:
+        return f"expected an entry among {count} keys, got {hnsw.entry_point}"
+    return _layout_problem(hnsw)
+
+
+def _layout_problem(hnsw: Any) -> str:
+    """Return what is wrong with the places of the links, "" if nothing is."""
+    levels, offsets = _array(hnsw.levels), _array(hnsw.offsets)
+    room = _array(hnsw.cum_nneighbor_per_level)
+    if levels.min() < 1 or levels.max() >= len(room) or (np.diff(room) < 0).any() or room[0]:
+        return "expected a level for each key, got others"
+    if offsets[0] or offsets[-1] != hnsw.neighbors.size():
+        return "expected as many links as there is room for, got others"
+    if (np.diff(offsets.astype(np.int64)) != room[levels]).any():
+        return "expected room for the links of each key, got other offsets"
+    if levels[hnsw.entry_point] != hnsw.max_level + 1 or levels.max() != hnsw.max_level + 1:
+        return "expected the entry to be on the highest level"
+    return ""
+
+
+def _link_problem(hnsw: Any) -> str:
+    """Return what is wrong with the links above the ground level, "" if nothing is.
+
+    That all links lead to some key, FAISS has seen to when it read them.
+    """
+    links, levels = _array(hnsw.neighbors), _array(hnsw.levels)
+    offsets, room = _array(hnsw.offsets).astype(np.int64), _array(hnsw.cum_nneighbor_per_level)
+    for level in range(1, int(levels.max())):
+        for first in offsets[:-1][levels > level].tolist():
+            targets = links[first + room[level] : first + room[level + 1]]
+            if (levels[targets[targets >= 0]] <= level).any():
+                return f"expected links of level {level} to keys that reach it"
+    return ""
+
+
+def _array(vector: Any) -> NDArray[Any]:
+    """Return a vector of FAISS as an array, without copying it."""
+    array: NDArray[Any] = faiss.rev_swig_ptr(vector.data(), vector.size())
+    return array

@@ -1,0 +1,152 @@
+"""Graphs on disk: what is read answers as what was written, and damage is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from storage_backends.columns import Column
+from storage_backends.errors import StoreCorruptError
+from storage_backends.hnsw import HnswBase
+from storage_backends.types import Floats
+
+
+def _keys(count: int = 300, dim: int = 16) -> Floats:
+    keys = np.random.default_rng(0).normal(size=(count, dim)).astype(np.float32)
+    keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+    keys.setflags(write=False)
+    return keys
+
+
+def _built(keys: Floats) -> HnswBase:
+    base = HnswBase.build(Column.over(keys))
+    assert base is not None
+    return base
+
+
+def _links(base: HnswBase) -> Any:
+    return base.graph.hnsw  # the stubs of FAISS lack most of it
+
+
+def _written(base: HnswBase, path: Path) -> Path:
+    with open(path, "wb") as file:
+        base.write(file.write)
+    return path
+
+
+@pytest.mark.parametrize("dim", [16, 64])
+@pytest.mark.parametrize("check_links", [False, True])
+def test_a_graph_that_was_read_answers_as_the_one_that_was_written(
+    tmp_path: Path, dim: int, check_links: bool
+) -> None:
+    keys = _keys(dim=dim)
+    built = _built(keys[:250])
+    path = _written(built, tmp_path / "graph")
+    read = HnswBase.read(path, keys, check_links=check_links)
+    assert read.size == built.size == 250
+    assert read.parameters == built.parameters
+    for mine, other in zip(read.search(keys, 5), built.search(keys, 5), strict=True):
+        np.testing.assert_array_equal(mine, other)
+    again = _written(read, tmp_path / "again")
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_the_file_holds_no_keys_and_the_graph_compares_with_those_it_is_given(
+    tmp_path: Path,
+) -> None:
+    keys = _keys(dim=64)
+    base = _built(keys)
+    path = _written(base, tmp_path / "graph")
+    links = 4 * _links(base).neighbors.size()
+    assert path.stat().st_size < links + 20 * len(keys)
+    _, cosines = HnswBase.read(path, -keys).search(keys, 1)
+    assert cosines.max() < 0.6  # of a key and the opposite of another
+
+
+def test_the_keys_of_a_graph_are_the_true_ones() -> None:
+    keys = _keys()
+    slots, cosines = _built(keys).search(keys, 1)
+    assert slots[:, 0].tolist() == list(range(len(keys)))
+    np.testing.assert_allclose(cosines[:, 0], np.einsum("nd,nd->n", keys, keys), atol=1e-6)
+
+
+@pytest.mark.parametrize("keys", [_keys(299), _keys(300, 8)], ids=["too few", "narrow"])
+def test_keys_that_do_not_fit_are_refused(tmp_path: Path, keys: Floats) -> None:
+    path = _written(_built(_keys()), tmp_path / "graph")
+    with pytest.raises(StoreCorruptError, match=r"graph: .*expected 1 to .*got 300 of width 16"):
+        HnswBase.read(path, keys)
+
+
+def test_another_kind_of_index_is_refused(tmp_path: Path) -> None:
+    flat = faiss.IndexFlatIP(16)
+    flat.add(_keys())
+    faiss.write_index(flat, str(tmp_path / "flat"))
+    faiss.write_index(_built(_keys()).graph, str(tmp_path / "full"))
+    for name in ("flat", "full"):
+        with pytest.raises(StoreCorruptError, match="without vectors"):
+            HnswBase.read(tmp_path / name, _keys())
+
+
+@pytest.mark.parametrize("target", [300, -2, 2**31 - 1])
+def test_a_link_that_leads_outside_is_refused(tmp_path: Path, target: int) -> None:
+    base = _built(_keys())
+    faiss.rev_swig_ptr(_links(base).neighbors.data(), 10)[3] = target
+    path = _written(base, tmp_path / "graph")
+    with pytest.raises(StoreCorruptError, match=str(target)):
+        HnswBase.read(path, _keys())
+
+
+def test_a_link_to_a_key_that_is_not_on_its_level_is_refused_when_links_are_checked(
+    tmp_path: Path,
+) -> None:
+    base = _built(_keys())
+    hnsw = _links(base)
+    levels = faiss.rev_swig_ptr(hnsw.levels.data(), 300)
+    above = int(hnsw.offsets.at(hnsw.entry_point)) + hnsw.cum_nb_neighbors(1)
+    faiss.rev_swig_ptr(hnsw.neighbors.data(), above + 1)[above] = np.flatnonzero(levels == 1)[0]
+    path = _written(base, tmp_path / "graph")
+    with pytest.raises(StoreCorruptError, match="links of level 1"):
+        HnswBase.read(path, _keys(), check_links=True)
+
+
+_DAMAGE = """
+import sys
+from pathlib import Path
+from typing import Any
+import numpy as np
+from storage_backends.errors import StoreCorruptError
+from storage_backends.hnsw import HnswBase
+path, keys = Path(sys.argv[1]), np.load(sys.argv[2])
+whole = path.read_bytes()
+refused = 0
+for seed in range(120):
+    rng, content = np.random.default_rng(seed), bytearray(whole)
+    place = int(rng.integers(len(whole) if seed % 2 else 300))
+    if seed % 4 < 2:
+        content[place] ^= 1 << int(rng.integers(8))
+    else:
+        content[place : place + 64] = bytes(len(content[place : place + 64]))
+    path.with_suffix(f".{seed}").write_bytes(content)
+    try:
+        base = HnswBase.read(path.with_suffix(f".{seed}"), keys, check_links=True)
+        slots, _ = base.search(keys, 8)
+        assert -1 <= slots.min() <= slots.max() < len(keys)
+    except StoreCorruptError:
+        refused += 1
+print(refused)
+"""
+
+
+def test_no_damage_ends_the_process_when_links_are_checked(tmp_path: Path) -> None:
+    path = _written(_built(_keys()), tmp_path / "graph")
+    np.save(tmp_path / "keys.npy", _keys())
+    command = [sys.executable, "-c", _DAMAGE, str(path), str(tmp_path / "keys.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 40

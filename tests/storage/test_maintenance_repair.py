@@ -1,0 +1,396 @@
+"""Repair: each kind of damage, made past the store, is mended or put aside, and told."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from storage_backends import codec, layout
+from storage_backends.compaction import compact
+from storage_backends.errors import (
+    NotAStoreError,
+    StoreCorruptError,
+    StoreLockedError,
+    StoreSchemaError,
+)
+from storage_backends.examination import examine
+from storage_backends.lmdb_store import LMDBStore
+from storage_backends.repair import RepairReport, repair
+from storage_backends.salvage import DataFile
+from storage_backends.types import EDGE
+from tests.storage import maintenance_children as children
+from tests.storage.build import edges
+from tests.storage.damage import (
+    PAGE,
+    data_file,
+    flip,
+    flipped,
+    key_of,
+    make,
+    overwrite,
+    pages_of,
+    raw,
+    record_in,
+    replace_record,
+    sealed,
+)
+from tests.storage.history import batch_of
+from tests.storage.picture import Picture, picture
+from tests.storage.place import first_batch
+from tests.storage.processes import child, line, run_child
+
+_LEAF, _BRANCH = 2, 1
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Path:
+    directory = tmp_path / "memory"
+    make(directory, first_batch())
+    return directory
+
+
+def seen(directory: Path) -> Picture:
+    with closing(LMDBStore.open(directory, read_only=True)) as store:
+        assert store.verify() == []
+        return picture(store)
+
+
+def repaired(directory: Path) -> RepairReport:
+    """Repair a memory that `examine` finds problems in; it must have none afterwards."""
+    assert examine(directory).problems
+    report = repair(directory)
+    assert report.problems == ()
+    assert examine(directory).problems == ()
+    assert repair(directory).rebuilt == ()  # there is nothing left to do
+    return report
+
+
+def quarantined(directory: Path, report: RepairReport) -> list[dict[str, Any]]:
+    if report.quarantine is None:
+        return []
+    lines = (directory / report.quarantine).read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_a_sound_memory_is_left_as_it_is(memory: Path) -> None:
+    before = seen(memory), data_file(memory).read_bytes()
+    report = repair(memory)
+    assert (report.rebuilt, report.moved, report.damage, report.problems) == ((), (), (), ())
+    assert (report.quarantine, report.kept) == (None, None)
+    assert (seen(memory), data_file(memory).read_bytes()) == before
+
+
+@pytest.mark.parametrize("table", ["key", "value", "meta"])
+@pytest.mark.parametrize("lost", [False, True], ids=["flipped", "lost"])
+def test_a_concept_with_a_bad_record_is_put_aside_whole(
+    memory: Path, table: str, lost: bool
+) -> None:
+    before = seen(memory)
+    parts = {name: record_in(memory, name, key_of(2)) for name in ("key", "value", "meta")}
+    parts[table] = flipped(parts[table])
+    replace_record(memory, table, key_of(2), None if lost else parts[table])
+    report = repaired(memory)
+
+    after = seen(memory)
+    assert after["concepts"] == {i: row for i, row in before["concepts"].items() if i != 2}
+    moved = {(each.table, each.key) for each in report.moved}
+    expected = {(name, "2") for name in parts if not (lost and name == table)}
+    # its payload, its edge to 1, and the edge of 1 to it
+    assert moved == expected | {("payload", "2"), ("adjacency", "2"), ("adjacency", "1")}
+    held = {(each["table"], each["key"]): each for each in quarantined(memory, report)}
+    assert set(held) == moved
+    for name in parts:
+        if not (lost and name == table):
+            assert base64.b64decode(held[name, "2"]["base64"]) == parts[name]
+    assert all(each.reason for each in report.moved)
+
+
+def test_the_edges_to_a_concept_put_aside_are_removed_and_told(memory: Path) -> None:
+    flip(memory, "key", key_of(1))
+    report = repaired(memory)
+    told = {each.key: each.reason for each in report.moved if each.table == "adjacency"}
+    assert set(told) == {"1", "2", "5"}
+    assert told["5"] == "expected an existing concept, got an edge to 1"
+    assert seen(memory)["edges"] == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (edges(3, 99), "an existing concept"),
+        (edges(3, 2), "another concept than the source"),
+        (np.concatenate([edges(3), edges(3)]), "each target once"),
+    ],
+    ids=["dangling", "to itself", "twice"],
+)
+def test_an_edge_that_breaks_a_rule_is_removed_alone(
+    memory: Path, row: np.ndarray[Any, Any], expected: str
+) -> None:
+    source, count = np.array([2], np.uint64), np.array([len(row)], np.int64)
+    (record,) = codec.encode_edges(source, count, np.asarray(row, EDGE))
+    replace_record(memory, "adjacency", key_of(2), record)
+    report = repaired(memory)
+    assert [(each.table, each.key) for each in report.moved] == [("adjacency", "2")]
+    assert expected in report.moved[0].reason
+    assert [edge["target"] for edge in seen(memory)["edges"][2]] == [3]
+    with closing(LMDBStore.open(memory, read_only=True)) as store:
+        assert store.stats().edges == 4
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [("payload", key_of(2)), ("adjacency", key_of(1)), ("sys", b"config")],
+)
+def test_what_no_concept_needs_is_put_aside_alone(memory: Path, table: str, key: bytes) -> None:
+    before = seen(memory)
+    flip(memory, table, key)
+    report = repaired(memory)
+    assert [each.table for each in report.moved] == [table]
+    assert seen(memory)["concepts"].keys() == before["concepts"].keys()
+
+
+def test_a_bad_column_takes_the_short_term_table_with_it(memory: Path) -> None:
+    flip(memory, "shortterm", b"keys")
+    report = repaired(memory)
+    assert {each.key for each in report.moved} == {"keys", "clock"}
+    assert seen(memory)["shortterm"] == {}
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["flipped", "lost"])
+def test_events_are_numbered_anew_around_a_bad_one(memory: Path, lost: bool) -> None:
+    before = seen(memory)
+    bad = None if lost else flipped(record_in(memory, "evolution", key_of(1)))
+    replace_record(memory, "evolution", key_of(1), bad)
+    report = repaired(memory)
+    assert report.rebuilt == ("the numbers of 2 events",)
+    assert seen(memory)["events"] == [before["events"][0], before["events"][2]]
+    assert len(report.moved) == (0 if lost else 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (codec.EDGE_COUNT, "the count of edges: 4"),
+        (codec.GENERATION, "the log"),
+        (codec.UUID, "the identity, which was lost: the memory has a new one"),
+        (codec.SNAPSHOT, "the number of the last snapshot"),
+    ],
+)
+@pytest.mark.parametrize("lost", [False, True], ids=["flipped", "lost"])
+def test_counters_are_made_anew(memory: Path, name: bytes, told: str, lost: bool) -> None:
+    before = seen(memory)
+    replace_record(memory, "sys", name, None if lost else flipped(record_in(memory, "sys", name)))
+    report = repaired_although_unreadable(memory)
+    assert told in report.rebuilt
+    assert seen(memory)["concepts"] == before["concepts"]
+
+
+def repaired_although_unreadable(directory: Path) -> RepairReport:
+    report = repair(directory)
+    assert report.problems == ()
+    return report
+
+
+def test_a_wrong_count_of_edges_is_corrected(memory: Path) -> None:
+    record = sealed("sys", codec.EDGE_COUNT, codec.encode_number(77))
+    replace_record(memory, "sys", codec.EDGE_COUNT, record)
+    assert repaired(memory).rebuilt == ("the count of edges: 4",)
+
+
+def test_a_log_with_a_gap_is_replaced_and_readers_read_all_anew(tmp_path: Path) -> None:
+    make(tmp_path, *map(batch_of, range(1, 8)))
+    with closing(LMDBStore.open(tmp_path, read_only=True)) as reader:
+        generation = reader.generation()
+    replace_record(tmp_path, "log", key_of(4), None)
+    assert repaired(tmp_path).rebuilt == ("the log",)
+    with closing(LMDBStore.open(tmp_path)) as store:
+        assert store.changes(generation) is None
+        now = store.generation()
+        assert now > generation
+        assert store.commit(batch_of(8)) == now + 1
+        assert store.changes(now) is not None
+
+
+def test_lost_counters_of_the_caller_follow_from_the_concepts(memory: Path) -> None:
+    with raw(memory) as put:
+        for name in (b"next_id", b"tick"):
+            put("sys", name, sealed("sys", name, b"17"))
+    flip(memory, "sys", b"next_id")
+    report = repaired(memory)
+    assert "the setting next_id: 6" in report.rebuilt
+    assert seen(memory)["settings"]["next_id"] == b"6"
+
+
+@pytest.mark.parametrize("table", ["key", "adjacency"])
+def test_damaged_pages_are_left_behind_with_all_that_can_be_read(
+    tmp_path: Path, table: str
+) -> None:
+    path = make(tmp_path, *map(batch_of, range(1, 30)))
+    before = seen(tmp_path)
+    damaged = _zero_leaf_of(path, table)
+    report = repaired(tmp_path)
+    assert report.damage
+    assert report.folder == "gen-000002"
+    assert report.kept is not None
+    assert (tmp_path / report.kept / layout.DATA).read_bytes() == damaged
+    assert not (tmp_path / "gen-000001").exists()
+    after = seen(tmp_path)
+    assert set(after["concepts"]) <= set(before["concepts"])
+    assert after["events"] == before["events"]
+    assert (after["uuid"], after["settings"]) == (before["uuid"], before["settings"])
+    assert after["generation"] > before["generation"]
+
+
+def _zero_leaf_of(path: Path, table: str) -> bytes:
+    """Zero the page that holds a record of a table; return the content of the file."""
+    record = record_in(path.parent.parent, table, _first_key(path, table))
+    content = path.read_bytes()
+    for page in pages_of(path, _LEAF):  # freed ones, too: which are in use is hard to see
+        if record in _page(content, page):
+            overwrite(path, page * PAGE, bytes(PAGE))
+    return path.read_bytes()
+
+
+def _page(content: bytes, number: int) -> bytes:
+    return content[number * PAGE : (number + 1) * PAGE]
+
+
+def _first_key(path: Path, table: str) -> bytes:
+    with closing(LMDBStore.open(path.parent.parent, read_only=True)) as store:
+        contents = store.load()
+    found = contents.concepts.ids if table == "key" else contents.edge_sources
+    return key_of(int(found[0]))
+
+
+def test_damaged_branch_pages_cost_no_record(tmp_path: Path) -> None:
+    path = make(tmp_path, *map(batch_of, range(1, 120)))
+    before = seen(tmp_path)
+    branches = pages_of(path, _BRANCH)
+    assert branches
+    for page in branches:
+        overwrite(path, page * PAGE, bytes(PAGE))
+    report = repaired(tmp_path)
+    assert report.moved == ()
+    after = seen(tmp_path)
+    for part in ("concepts", "edges", "events", "shortterm", "settings", "uuid"):
+        assert after[part] == before[part]
+
+
+def test_a_damaged_list_of_tables_costs_no_record(memory: Path) -> None:
+    before, path = seen(memory), data_file(memory)
+    with DataFile(path) as file:
+        overwrite(path, file._meta.table_root * PAGE, bytes(PAGE))
+    report = repaired(memory)
+    assert report.moved == ()
+    assert seen(memory)["concepts"] == before["concepts"]
+    assert seen(memory)["uuid"] == before["uuid"]
+
+
+def test_a_truncated_file_gives_what_is_there(tmp_path: Path) -> None:
+    path = make(tmp_path, *map(batch_of, range(1, 60)))
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size * 3 // 4)
+    repaired(tmp_path)
+
+
+def test_without_meta_pages_nothing_is_touched(memory: Path) -> None:
+    overwrite(data_file(memory), 0, bytes(2 * PAGE))
+    before = data_file(memory).read_bytes()
+    with pytest.raises(StoreCorruptError, match="restore a copy"):
+        repair(memory)
+    assert data_file(memory).read_bytes() == before
+    assert sorted(path.name for path in memory.iterdir()) == [
+        "CURRENT",
+        "WRITER.lock",
+        "gen-000001",
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"gen-000009\n", b"\0\xff"])
+def test_a_bad_current_is_written_anew(memory: Path, content: bytes) -> None:
+    before = seen(memory)
+    (memory / layout.CURRENT).write_bytes(content)
+    report = repair(memory)
+    assert report.rebuilt == ("CURRENT, which names gen-000001 again",)
+    assert seen(memory) == before
+
+
+def test_bytes_changed_within_a_record_are_found_and_put_aside(memory: Path) -> None:
+    path, record = data_file(memory), record_in(memory, "key", key_of(4))
+    content = path.read_bytes()
+    for at in _places(content, record):
+        overwrite(path, at, flipped(record))
+    report = repaired(memory)
+    assert {each.key for each in report.moved} == {"4"}
+    assert report.kept is None
+
+
+def _places(content: bytes, part: bytes) -> list[int]:
+    return [at for at in range(len(content)) if content.startswith(part, at)]
+
+
+def test_another_schema_is_not_repaired(memory: Path) -> None:
+    path = data_file(memory)
+    replace_record(memory, "sys", codec.SCHEMA, b"9")
+    before = path.read_bytes()
+    with pytest.raises(StoreSchemaError):
+        repair(memory)
+    assert path.read_bytes() == before
+
+
+def test_repair_waits_for_no_writer_and_names_it(memory: Path) -> None:
+    with (
+        closing(LMDBStore.open(memory)),
+        pytest.raises(StoreLockedError, match=f"process {os.getpid()} "),
+    ):
+        repair(memory)
+
+
+@pytest.mark.parametrize("name", ["missing", "file", "empty"])
+def test_what_is_no_memory_stays_as_it_was(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(NotAStoreError, match=name):
+        repair(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "file"]
+
+
+@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.long)])
+def test_a_repair_killed_at_any_step_can_be_run_again(tmp_path: Path, stride: int) -> None:
+    pristine = tmp_path / "pristine"
+    path = make(pristine, *map(batch_of, range(1, 30)))
+    _zero_leaf_of(path, "key")
+    found = run_child(children.die_at_every_step, "repair", pristine, stride).splitlines()
+    assert len({text.split()[1] for text in found}) == 1  # the same is saved each time
+    assert any("next" in text for text in found)
+
+
+def test_a_reader_of_another_process_goes_on_over_a_repair(tmp_path: Path) -> None:
+    make(tmp_path, *map(batch_of, range(1, 8)))
+    with child(children.watch, tmp_path) as reader:
+        assert line(reader) == "gen-000001"
+        replace_record(tmp_path, "log", key_of(4), None)
+        assert repair(tmp_path).rebuilt == ("the log",)
+        assert compact(tmp_path).done
+        assert line(reader) == "gen-000002"  # it has read the repaired records, and follows
+        assert reader.stdin is not None
+        reader.stdin.close()
+        assert reader.wait(30) == 0
+
+
+def test_a_damaged_name_of_a_table_costs_no_record(memory: Path) -> None:
+    before, path = seen(memory), data_file(memory)
+    with DataFile(path) as file:
+        root = file._meta.table_root * PAGE
+    at = path.read_bytes().index(b"adjacency", root, root + PAGE)
+    overwrite(path, at, b"adjacencz")
+    report = repaired(memory)
+    assert report.moved == ()
+    assert seen(memory)["edges"] == before["edges"]

@@ -1,0 +1,127 @@
+"""What all commands share: bars on a terminal only, errors in one line, numbers for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from storage_backends.errors import StoreError, StoreFullError, StoreLockedError
+from tests.storage import maintenance_children as children
+from tests.storage.damage import make
+from tests.storage.place import first_batch
+from tests.storage.processes import run_child
+from tests.tool_runs import let_others_in
+from tools._command import run, size
+
+ROOT = Path(__file__).parents[1]
+TOOLS = ("compact", "snapshot", "stats", "verify")
+
+
+def failing(error: BaseException) -> click.Command:
+    @click.command()
+    def command() -> int:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (StoreError("here: expected this,\ngot that"), 2, "here: expected this, got that"),
+        (StoreFullError("no room"), 2, "no room"),
+        (StoreLockedError("process 7"), 1, "process 7"),
+        (PermissionError(13, "Permission denied", "here"), 2, "Permission denied: 'here'"),
+        (MemoryError(), 2, "not enough memory (RAM)"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_is_one_line_and_a_status(
+    error: BaseException, status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(failing(error), []) == status
+    out, err = capsys.readouterr()
+    (line,) = err.strip().splitlines()
+    assert out == ""
+    assert line.startswith("Error: ")
+    assert message in line
+
+
+def test_a_mistake_of_ours_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(failing(ZeroDivisionError()), [])
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 bytes"), (1023, "1,023 bytes"), (1024, "1.0 KiB"), (5 << 40, "5.0 TiB")],
+)
+def test_sizes_are_for_people(count: int, text: str) -> None:
+    assert size(count) == text
+    assert size(5000 << 40) == "5,000.0 TiB"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    make(tmp_path / "memory", first_batch())
+    return tmp_path / "memory"
+
+
+def test_bars_are_shown_on_a_terminal_beside_clean_output(directory: Path) -> None:
+    ours, theirs = pty.openpty()
+    result = subprocess.run(
+        [sys.executable, "-m", "tools.compact", str(directory), "--verify", "--json"],
+        cwd=ROOT,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "80", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = _all_of(ours)
+    assert json.loads(result.stdout)["done"]
+    assert "copying the records" in shown
+    assert "verifying" in shown
+
+
+def _all_of(descriptor: int) -> str:
+    parts = []
+    try:
+        while part := os.read(descriptor, 4096):
+            parts.append(part)
+    except OSError:  # the other end is closed
+        pass
+    os.close(descriptor)
+    return b"".join(parts).decode(errors="replace")
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_user_without_permission_gets_one_line(directory: Path, tool: str) -> None:
+    let_others_in(directory.parent)
+    directory.chmod(0o700)
+    arguments = [directory, directory.with_name("copy")] if tool == "snapshot" else [directory]
+    assert run_child(children.as_stranger, tool, *arguments) == "2\n"
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_reader_that_hangs_up_is_no_traceback(directory: Path, tool: str) -> None:
+    arguments = [directory, directory.with_name("copy")] if tool == "snapshot" else [directory]
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"tools.{tool}", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
