@@ -197,18 +197,6 @@ class Column(Generic[Scalar]):
         """Return all rows, not copied where base or tail is everything."""
         return self.part(0, len(self))
 
-    def differing(self, earlier: Column[Scalar], size: int) -> Slots:
-        """Return the slots below ``size`` whose rows differ from those of an earlier column.
-
-        Where both have the same base, only what changed since is compared.
-        """
-        if self.base is None or self.base is not earlier.base:
-            return _unequal(self.part(0, size), earlier.part(0, size))
-        slots = np.union1d(self.changed, earlier.changed)
-        behind = np.arange(min(self.base_size, size), size)
-        slots = np.concatenate([slots[slots < size], behind])
-        return slots[_unequal(self[slots], earlier[slots])]
-
     def replaced(self, slots: Slots, rows: NDArray[Scalar]) -> Column[Scalar]:
         """Return a column with other rows at ``slots``, which do not repeat."""
         size = self.base_size
@@ -251,14 +239,6 @@ class Column(Generic[Scalar]):
         """
         tail = appended(self.tail, rows, in_place=in_place)
         return replace(self, tail=tail, rows=self.rows if len(self.rows) else tail[:0])
-
-
-def _unequal(rows: NDArray[Any], others: NDArray[Any]) -> Slots:
-    """Return the positions of rows that differ."""
-    if rows.__array_interface__ == others.__array_interface__:
-        return np.flatnonzero([])
-    differ = rows != others
-    return np.flatnonzero(differ.any(axis=1) if differ.ndim > 1 else differ)
 
 
 def appended(column: NDArray[Scalar], rows: NDArray[Scalar], *, in_place: bool) -> NDArray[Scalar]:

@@ -37,7 +37,7 @@ def leftovers(directory: Path) -> list[Path]:
     current = layout.current_folder(directory)
     if current is None:
         return []
-    found = [path for pattern in _LEFTOVERS for path in directory.glob(pattern)]
+    found = [path for pattern in _LEFTOVERS for path in _listed(directory, pattern)]
     return sorted(path for path in found if path.name != current.name)
 
 

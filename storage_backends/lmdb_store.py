@@ -20,6 +20,7 @@ from storage_backends import (
     lmdb_verify,
     lmdb_write,
     opening,
+    trust,
 )
 from storage_backends.environment import Environment
 from storage_backends.errors import (
@@ -365,6 +366,7 @@ def _lock_directory(directory: Path, timeout: float) -> WriterLock:
 def _make(directory: Path) -> Path:
     folder = layout.make_first_folder(directory)
     opening.initialise(folder, _first_entries())
+    trust.write_stamp(folder, 0, durable=True)
     layout.publish(folder)
     return folder
 

@@ -224,26 +224,6 @@ class View:
             view = view._with_edges(changes)
         return replace(view, generation=changes.generation, settings=dict(changes.settings))
 
-    def with_graph(self, base: HnswBase, source: View) -> View | None:
-        """Return the view with another graph.
-
-        Parameters
-        ----------
-        base : HnswBase
-        source : View
-            An earlier view, whose first slots the graph was built from.
-
-        Returns
-        -------
-        View or None
-            None where slots no longer stand for the same concepts.
-        """
-        size = base.size
-        if self.size < size or len(self.ids.differing(source.ids, size)):
-            return None
-        moved = self.keys.differing(source.keys, size)
-        return replace(self, base=base, moved=np.union1d(moved, source.moved[source.moved < size]))
-
     def compacted(self) -> View:
         """Return an equal view without tombstones; slots change, the graph base is dropped."""
         kept = np.flatnonzero(self.alive.whole())

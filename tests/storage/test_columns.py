@@ -101,24 +101,6 @@ def test_what_a_change_costs_does_not_depend_on_the_base() -> None:
     column = column.replaced(np.array([5, 10**15 + 1]), np.array([6, 8]))
     assert column[np.array([0, 5, 10**14, 10**15, 10**15 + 1])].tolist() == [7, 6, 1, 3, 8]
     assert len(column) == 10**15 + 2
-    earlier = Column.over(base)
-    assert column.differing(earlier, 10**15).tolist() == [5, 10**14]
-
-
-@given(seeds=st.tuples(*[st.integers(0, 999)] * 2), count=st.integers(0, 20), data=st.data())
-def test_the_slots_that_differ_are_those_whose_rows_do(
-    seeds: tuple[int, int], count: int, data: st.DataObject
-) -> None:
-    left, right = _numbered(count), _numbered(count)
-    size = data.draw(st.integers(0, count))
-    changed = data.draw(st.sets(st.integers(0, count - 1))) if count else set()
-    right[sorted(changed), 1] += 500
-    wanted = [slot for slot in sorted(changed) if slot < size]
-    assert split(left, seeds[0]).differing(split(right, seeds[1]), size).tolist() == wanted
-    one = split(left, seeds[0])
-    other = one.replaced(np.array(sorted(changed), np.int64), right[sorted(changed)])
-    assert one.differing(other, size).tolist() == other.differing(one, size).tolist() == wanted
-    assert not len(one.differing(one, size))
 
 
 @pytest.mark.parametrize("apart", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -101,10 +102,8 @@ def test_a_view_that_was_written_and_opened_again_goes_on_like_one_that_was_not(
         if kept.size and data.draw(st.integers(0, 3)) == 0:
             base = HnswBase.build(kept.keys)
             assert base is not None
-            graphs = [view.with_graph(base, kept) for view in (kept, opened)]
-            assert graphs[0] is not None
-            assert graphs[1] is not None
-            kept, opened = graphs[0], graphs[1]
+            nowhere = np.empty(0, np.int64)
+            kept, opened = (replace(view, base=base, moved=nowhere) for view in (kept, opened))
         if data.draw(st.booleans()):
             past.append((opened, frozen(opened)))
             opened = _reopened(opened)
@@ -191,21 +190,6 @@ def test_columns_of_unequal_length_are_refused(name: str) -> None:
     columns[name] = np.resize(columns[name], (59, *columns[name].shape[1:]))
     with pytest.raises(StoreCorruptError, match="59"):
         View.of_columns(columns, 1, {}, None)
-
-
-def test_a_graph_is_taken_over_where_slots_mean_the_same_and_else_not() -> None:
-    store, view = _large()
-    base = HnswBase.build(view.keys)
-    assert base is not None
-    moved = _advanced(store, view, WriteBatch(concepts=concepts([5, 61], seed=1)))
-    taken = moved.with_graph(base, view)
-    assert taken is not None
-    assert taken.moved.tolist() == [4]
-    assert taken.uncovered == 2
-    assert moved.compacted().with_graph(base, view) is not None
-    shorter = _advanced(store, moved, WriteBatch(edges={n: edges() for n in range(1, 61)}))
-    shorter = _advanced(store, shorter, WriteBatch(deleted=ids(30))).compacted()
-    assert shorter.with_graph(base, view) is None
 
 
 def test_readers_of_old_views_see_no_change_while_new_ones_are_made() -> None:
