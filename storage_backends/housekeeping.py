@@ -49,6 +49,8 @@ _LEAST_RECALL = 0.9
 #: Rest after writing, in times of what it took; and after a failure, in seconds at least.
 _REST = 4.0
 _RETRY_SECONDS = 60.0
+#: Rest at first, so that the first answers have the disk to themselves.
+_FIRST_REST = 0.5
 _LOOK_SECONDS = 10.0
 
 
@@ -114,7 +116,7 @@ class Housekeeper:
         self._dead_at_sample = 0
         self._poor = False
         self._floor = _LEAST_RECALL
-        self._rest_until = 0.0
+        self._rest_until = time.monotonic() + _FIRST_REST
         self._begin(running=True)
 
     def _begin(self, *, running: bool) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storage_backends import folders, snapshot
-from storage_backends.errors import StoreCorruptError, StoreError
+from storage_backends.errors import StoreCorruptError, StoreError, StoreFullError
 from storage_backends.protocol import Store
 from storage_backends.recorded_file import Stopped
 from storage_backends.snapshot import Manifest
@@ -243,6 +243,10 @@ def _from_manifest(
 
 def _restamped(store: Store, footing: Footing) -> Footing:
     """Record the times that the examined files have now, so that the next open trusts them."""
+    try:
+        folders.require_room(footing.folder, 0)
+    except StoreFullError:  # a failed commit would close the store; to read it needs no room
+        return footing
     manifest = snapshot.restamped(footing.folder, footing.manifest)
     seq = store.publish(manifest.encode(), manifest.generation)
     return replace(footing, seq=seq, manifest=manifest)

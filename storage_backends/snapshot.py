@@ -100,6 +100,10 @@ def write(
 def open_view(folder: Path, manifest: Manifest, settings: Mapping[str, bytes]) -> View:
     """Return the view that a snapshot holds, mapped: what is not looked at is not read.
 
+    But for the graph, which is compared with its hash. FAISS reads all of a graph anyway, page by
+    page as it comes upon them, so that to read it in one go first is several times faster where it
+    is not in the page cache; and damaged links might end the process.
+
     Parameters
     ----------
     folder : Path
@@ -116,6 +120,8 @@ def open_view(folder: Path, manifest: Manifest, settings: Mapping[str, bytes]) -
     StoreError
         If a file cannot be read, for example because the next snapshot replaced it.
     """
+    if manifest.graph is not None:
+        recorded_file.check_content(folder, manifest.graph, lambda size: None)
     return _open(folder, manifest, settings, check_links=False)
 
 
