@@ -3,7 +3,7 @@
 # make test-long             the tests that take minutes
 # make torture               kills, power cuts, faults and damage by the thousand (20 minutes)
 # make bench                 the benchmarks
-# make serve-demo            serve a memory over HTTP for a minute while it is written and killed
+# make serve-demo            serve a memory over HTTP while it is written and killed (3 minutes)
 # make clean                 remove what the above wrote, except the virtual environment
 #
 # Everything runs in a virtual environment in $(VENV), made from $(PYTHON) at the first call.

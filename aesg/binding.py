@@ -225,8 +225,16 @@ def _release_or_log(state: MemoryState, writes: bool) -> None:
                 _save_before_leaving(state, writes=writes)
             finally:
                 _let_go(state, writes=writes)
-        except Exception:  # nobody is there to be told
-            _log.exception("a memory that was dropped unclosed could not be saved")
+        except Exception as error:  # nobody is there to be told
+            _log_loss("a memory that was dropped unclosed could not be saved", error)
+
+
+def _log_loss(what: str, error: Exception) -> None:
+    """Log an error by its text; with its traceback at DEBUG, or where it is not of storage."""
+    explains_itself = isinstance(error, (StoreError, OSError)) and not _log.isEnabledFor(
+        logging.DEBUG
+    )
+    _log.error("%s: %s", what, error, exc_info=None if explains_itself else error)
 
 
 def _forget_in_child() -> None:
@@ -242,8 +250,8 @@ def _close_all() -> None:
     for state in _holders:
         try:
             state.close()
-        except Exception:  # the interpreter ends: say it, and let the others close
-            _log.exception("a memory could not be saved at exit")
+        except Exception as error:  # the interpreter ends: say it, and let the others close
+            _log_loss("a memory could not be saved at exit", error)
     _states.clear()
     _holders.clear()
 

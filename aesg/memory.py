@@ -133,11 +133,13 @@ class AESGMemory(MemoryHandle):
         ------
         AESGNavigationError
             If the query has another width, or holds NaN or infinity, or an argument does not fit.
+        AESGStorageError
+            If what was learned cannot be written; it waits for the next commit.
         """
         context = self.recall(query, top_k=top_k, origins=origins)
         if self._permissions.create_concepts:
             state = self._state
-            with state.lock.alone(), storage_errors(f"write to memory '{self.directory}'"):
+            with state.lock.alone(), self._writes_what_was_learned("; recall() still retrieves"):
                 standing = self._learn(Deferred(context)).reshape(context.found.sequences)
                 self._trail = state.follow(self._trail, standing)
                 state.commit_if_due()
@@ -260,7 +262,7 @@ class AESGMemory(MemoryHandle):
             self._deferred = Waiting()
             return
         state, wrong = self._state, None
-        with state.lock.alone(), storage_errors(f"write to memory '{self.directory}'"):
+        with state.lock.alone(), self._writes_what_was_learned():
             while deferred := self._deferred.take():
                 try:
                     self._learn(deferred)
@@ -293,7 +295,9 @@ class AESGMemory(MemoryHandle):
         Returns
         -------
         (N,) uint64 array
-            Their ids; empty in INFERENCE, which writes nothing.
+            Their ids; empty where the handle may not write: in INFERENCE, in a data worker, and
+            in a process that was forked from the writer. Nothing is written and nothing raised
+            there; the logger ``aesg.memory`` warns once for each handle.
 
         Raises
         ------
@@ -310,6 +314,8 @@ class AESGMemory(MemoryHandle):
         packed = pack_payloads(payloads, len(vectors))
         allowed = self._permissions
         if not allowed.create_concepts or not len(vectors):
+            if len(vectors):
+                self._warn_of_nothing_written()
             return np.empty(0, np.uint64)
         state, most = self._state, self.config.max_concepts
         with state.lock.alone(), storage_errors(f"write to memory '{self.directory}'"):

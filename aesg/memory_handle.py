@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ from storage_backends.types import Records
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_log = logging.getLogger("aesg.memory")
 
 DEFAULT_DIRECTORY = "./aesg_memory"
 
@@ -51,6 +54,7 @@ class MemoryHandle(nn.Module):
         self._bound: binding.Bound | None = None
         self._reader_in: int | None = None  # process that this handle came to through a fork
         self._closed = False
+        self._has_warned = False
 
     @property
     def mode(self) -> MemoryMode:
@@ -141,12 +145,33 @@ class MemoryHandle(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the handle without what belongs to this process; a copy opens for itself."""
-        return {**self.__dict__, "_bound": None, "_closed": False}
+        return {**self.__dict__, "_bound": None, "_closed": False, "_has_warned": False}
+
+    def extra_repr(self) -> str:
+        """Describe the handle for `print`; opens nothing."""
+        said = f"{str(self.directory)!r}, mode={self._mode.value}, vector_dim={self.vector_dim}"
+        bound = self._bound
+        if bound is not None and not bound.inherited:
+            return f"{said}, concepts={bound.state.node_count}"
+        return f"{said}, closed" if self._closed else said
 
     @property
     def _permissions(self) -> Permissions:
         """What mode and handle allow together."""
         return PERMISSIONS[MemoryMode.INFERENCE if self._state.read_only else self._mode]
+
+    def _warn_of_nothing_written(self) -> None:
+        """Log, once for each handle, that `remember` wrote nothing, and why."""
+        if self._has_warned:
+            return
+        self._has_warned = True
+        if get_worker_info() is not None:
+            why = "a data worker only reads"
+        elif self._bystander:
+            why = "this process was forked from the one that writes the memory, and only reads it"
+        else:
+            why = f"the handle is in mode {self._mode.value} and only reads; see set_mode"
+        _log.warning("memory '%s': remember wrote nothing: %s", self.directory, why)
 
     @property
     def _state(self) -> MemoryState:
@@ -198,6 +223,11 @@ class MemoryHandle(nn.Module):
             state.commit_waiting()
             state.revive()
         return state
+
+    def _writes_what_was_learned(self, hint: str = "") -> AbstractContextManager[None]:
+        return storage_errors(
+            f"write what memory '{self.directory}' has learned (it waits for the next commit{hint})"
+        )
 
     def _events(self) -> Records:
         state = self._committed()

@@ -38,6 +38,10 @@ class StorageInfo:
 
     engine: Engine
 
+    def __repr__(self) -> str:
+        shown = ("node_count", "edge_count", "generation", "snapshot_generation")
+        return f"StorageInfo({', '.join(f'{name}={getattr(self, name)}' for name in shown)})"
+
     @property
     def node_count(self) -> int:
         """Number of born concepts."""

@@ -103,6 +103,27 @@ def map_columns(path: Path, generation: int) -> Arrays:
     }
 
 
+def generation_of(path: Path) -> int:
+    """Return the generation that the header of a file says, which nothing else confirms.
+
+    Raises
+    ------
+    StoreCorruptError
+        If the file has no header.
+    StoreError
+        If the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD.size)
+    except OSError as error:
+        raise layout.translate(error, path, "to read it") from error
+    if len(head) < _HEAD.size:
+        raise StoreCorruptError(f"{path}: expected {_HEAD.size} bytes or more, got {len(head)}")
+    generation: int = _HEAD.unpack(head)[3]
+    return generation
+
+
 @dataclass(frozen=True)
 class _Entry:
     """What the header says of one column."""

@@ -26,8 +26,10 @@ from storage_backends.types import Floats
 
 _EF_CONSTRUCTION = 120
 _BUILD_CHUNK = 4_096
-#: How far a key is moved while its links are made: enough to tell equal ones apart in float32.
+#: How far equal keys are moved while their links are made: enough to tell them apart in float32.
 _APART = 4e-3
+#: By how much a cosine may fall short of the best for rounding.
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -56,21 +58,52 @@ class HnswBase:
         """Build a graph over unit keys ``(N, D)``; None if ``stop`` was set before the end.
 
         Keys that are equal to the bit link to one another only, and a search that does not begin
-        among them never finds them. So the links are made between keys that were each moved a
-        little.
+        among them never finds them. So their links are made between keys that were each moved a
+        little. Others are not moved: by inner product the longest of close neighbours would get all
+        the links.
         """
         width = keys.shape[1]
         graph = faiss.IndexHNSWFlat(width, neighbours(width), faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction = _EF_CONSTRUCTION
-        rng = np.random.default_rng(0)
+        repeated, rng = _repeated(keys), np.random.default_rng(0)
         for part in _chunks(keys):
             if stop is not None and stop.is_set():
                 return None
-            noise = rng.standard_normal(part.shape, np.float32)
-            graph.add(part + np.float32(_APART / np.sqrt(width)) * noise)
+            moves = np.flatnonzero(repeated[graph.ntotal : graph.ntotal + len(part)])
+            if len(moves):
+                part = part.copy()
+                noise = rng.standard_normal((len(moves), width), np.float32)
+                part[moves] += np.float32(_APART / np.sqrt(width)) * noise
+            graph.add(part)
             progress("building the seed index", graph.ntotal, len(keys))
         _put_keys(graph, keys)
         return cls(graph, len(keys))
+
+    def unreached(
+        self,
+        keys: Column[np.float32],
+        stop: threading.Event | None = None,
+        progress: Progress = silent,
+    ) -> Slots | None:
+        """Return the slots that a search for their own keys does not find, ascending.
+
+        In dense clusters a few keys end up with no link to them. None if ``stop`` was set.
+
+        Parameters
+        ----------
+        keys : (N, D) Column of float32
+            What the graph was built over.
+        """
+        missed, begin = [np.empty(0, np.int64)], 0
+        for part in _chunks(keys):
+            if stop is not None and stop.is_set():
+                return None
+            _, cosines = self.search(part, 1)
+            best = np.einsum("nd,nd->n", part, part)
+            missed.append(begin + np.flatnonzero(cosines[:, 0] < best - _ROUNDING))
+            begin += len(part)
+            progress("looking for each concept", begin, len(keys))
+        return np.concatenate(missed)
 
     @property
     def parameters(self) -> dict[str, int]:
@@ -116,6 +149,7 @@ class HnswBase:
             raise StoreCorruptError(f"{path}: {problem}")
         flat = _flat_over(keys[: graph.ntotal], graph.hnsw.neighbors.owner)
         graph.storage, graph.own_fields = flat, False
+        flat.thisown = True  # the assignment took it away, and the mapping would stay for ever
         return cls(graph, graph.ntotal, (keys, flat))
 
     def search(self, queries: Floats, k: int) -> tuple[Slots, Floats]:
@@ -141,6 +175,21 @@ def effort(width: int) -> int:
 def _chunks(keys: Column[np.float32]) -> Iterator[Floats]:
     for begin in range(0, len(keys), _BUILD_CHUNK):
         yield keys.part(begin, min(begin + _BUILD_CHUNK, len(keys)))
+
+
+def _repeated(keys: Column[np.float32]) -> NDArray[np.bool_]:
+    """Tell which keys have an equal among the others, ``(N,)``."""
+    # A hash of the bytes, by integers: sums of floats may differ in the last bit.
+    factors = np.random.default_rng(0).integers(0, 2**64, keys.shape[1], np.uint64)
+    none = np.empty(0, np.uint64)
+    places = np.concatenate(
+        [none, *((part.view(np.uint32) * factors).sum(axis=1) for part in _chunks(keys))]
+    )
+    order = np.argsort(places)
+    equal = places[order[1:]] == places[order[:-1]]
+    repeated = np.zeros(len(places), np.bool_)
+    repeated[order[1:][equal]] = repeated[order[:-1][equal]] = True
+    return repeated
 
 
 def _put_keys(graph: Any, keys: Column[np.float32]) -> None:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from storage_backends import layout, snapshot
 from storage_backends.errors import StoreClosedError, StoreError, StoreReadOnlyError
@@ -358,19 +359,17 @@ class Housekeeper:
     def _renewed(self, view: View, stop: threading.Event | None, progress: Progress) -> View:
         """Return an equal view without tombstones, and with a new graph if it is large."""
         view = view.compacted() if view.dead else view
-        base = None
+        base, moved = None, np.empty(0, np.int64)
         if view.size > self._exact_below:
-            began = time.monotonic()
-            base = HnswBase.build(view.keys, stop, progress)
-            if base is None:
-                raise Stopped
-            took = time.monotonic() - began
-            _log.info("seed index over %d concepts built in %.1f s", base.size, took)
-        view = replace(view, base=base, moved=np.empty(0, np.int64))
+            base, moved = _built(view, stop, progress)
+        view = replace(view, base=base, moved=moved)
         self._dead_at_sample, self._poor = 0, False
         if base is not None:
             # A graph that is poor from the start is not made better by building it again.
-            self._floor = min(_LEAST_RECALL, sampled_recall(view, seed=view.generation) - 0.05)
+            recall = sampled_recall(view, seed=view.generation)
+            self._floor = min(_LEAST_RECALL, recall - 0.05)
+            if recall < _LEAST_RECALL:
+                _log.warning("the seed index finds only %.2f of what is nearest", recall)
         return view
 
     def _publish(self, store: Store, shown: Shown, stop: threading.Event | None) -> None:
@@ -385,6 +384,30 @@ class Housekeeper:
         )
         mapped = snapshot.open_view(footing.folder, footing.manifest, shown.view.settings)
         self._host.offer(Shown(mapped, footing))
+
+
+def _built(
+    view: View, stop: threading.Event | None, progress: Progress
+) -> tuple[HnswBase, NDArray[np.int64]]:
+    """Return a graph over a view, and the slots that it does not find: they are searched exactly.
+
+    Raises
+    ------
+    Stopped
+        If ``stop`` was set before the end.
+    """
+    began = time.monotonic()
+    base = HnswBase.build(view.keys, stop, progress)
+    unreached = None if base is None else base.unreached(view.keys, stop, progress)
+    if base is None or unreached is None:
+        raise Stopped
+    _log.info(
+        "seed index over %d concepts built in %.1f s; %d are searched apart",
+        base.size,
+        time.monotonic() - began,
+        len(unreached),
+    )
+    return base, unreached
 
 
 @contextmanager

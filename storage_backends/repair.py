@@ -11,23 +11,22 @@ import base64
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import lmdb
-import numpy as np
 
-from storage_backends import checksum, codec, folders, layout, opening, snapshot, trust
+from storage_backends import codec, folders, layout, opening, rescue, snapshot, trust
 from storage_backends.engine import Engine
 from storage_backends.errors import (
     NotAStoreError,
     StoreCorruptError,
     StoreLockedError,
-    StoreSchemaError,
 )
 from storage_backends.examination import examine, page_problems, snapshot_trouble
 from storage_backends.lmdb_errors import translate
@@ -35,12 +34,18 @@ from storage_backends.lmdb_store import LMDBStore
 from storage_backends.locks import WriterLock
 from storage_backends.opening import MAP_SIZE, OpenMode, Tables, Transaction
 from storage_backends.progress import Progress, silent
-from storage_backends.salvage import DataFile, Found
-from storage_backends.sifting import Moved, sift
-from storage_backends.types import EDGE, Problem
+from storage_backends.reckoning import Counts, count, estimate, losses
+from storage_backends.restoring import Traces, manifests_in, names_in, put
+from storage_backends.salvage import DataFile
+from storage_backends.sifting import Moved, number_or_none, sift
+from storage_backends.types import Problem
 
 #: Records written in one transaction.
 _PORTION = 50_000
+
+#: Settings without which a memory is another one.
+_SETTINGS = ("config", "next_id", "epoch", "tick")
+_UNKNOWN = Counts(None, None, None, None)
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,14 @@ class RepairReport:
         What was made anew.
     moved : tuple of MovedRecord
         What was taken out.
+    before, after : Counts
+        What it held, as far as that is known, and what it holds.
+    lost : tuple of str
+        What it held and does not hold any more, or may have held; empty where all was saved.
     quarantine : str or None
         Name of the file that holds what was taken out.
     kept : str or None
-        Name of the folder that holds the damaged data file.
+        Name of the folder that holds all files of the damaged folder.
     problems : tuple of Problem
         What is still wrong; empty where the memory is sound now.
     """
@@ -85,6 +94,9 @@ class RepairReport:
     damage: tuple[str, ...]
     rebuilt: tuple[str, ...]
     moved: tuple[MovedRecord, ...]
+    before: Counts
+    after: Counts
+    lost: tuple[str, ...]
     quarantine: str | None
     kept: str | None
     problems: tuple[Problem, ...]
@@ -100,6 +112,9 @@ class _Work:
     damage: list[str] = field(default_factory=list)
     rebuilt: list[str] = field(default_factory=list)
     moved: list[Moved] = field(default_factory=list)
+    before: Counts | None = None
+    after: Counts | None = None
+    lost: list[str] = field(default_factory=list)
     quarantine: str | None = None
     kept: str | None = None
 
@@ -127,7 +142,7 @@ def repair(
     NotAStoreError
         If it holds no data file.
     StoreCorruptError
-        If nothing of the data file can be read.
+        If nothing of the data file can be read, and no snapshot lies beside it.
     StoreFullError, StoreError
         If the directory cannot be written.
     """
@@ -148,6 +163,9 @@ def repair(
         damage=tuple(work.damage),
         rebuilt=tuple(work.rebuilt),
         moved=tuple(MovedRecord(each.table, each.where, each.reason) for each in work.moved),
+        before=work.before or _UNKNOWN,
+        after=work.after or _UNKNOWN,
+        lost=tuple(work.lost),
         quarantine=work.quarantine,
         kept=work.kept,
         problems=found.problems,
@@ -219,17 +237,33 @@ def _is_current(folder: Path) -> bool:
     return False
 
 
-def _sift(work: _Work, folder: Path, damaged: Path) -> None:
+def _sift(
+    work: _Work,
+    folder: Path,
+    damaged: Path,
+    saved: rescue.Saved | None = None,
+    entries: Mapping[str, int] | None = None,
+) -> None:
     """Part the sound records in a folder from the others; its file then is as it is stamped."""
     stamp = trust.read_stamp(damaged)
     latest = stamp.generation if stamp is not None and stamp.durable else 0
+    if saved is not None:
+        latest = max(latest, saved.generation)
     with _writing(folder) as (transaction, tables):
-        sifted = sift(transaction, tables, latest, salvaged=folder != damaged)
+        work.before = work.before or count(transaction, tables)
+        fill = None
+        if saved is not None:
+            fill = partial(_fill, work, (transaction, tables), saved, entries or {}, latest)
+        sifted = sift(transaction, tables, latest, salvaged=folder != damaged, fill=fill)
+        work.after = count(transaction, tables)
         # On the disk before the records are gone.
         _write_quarantine(work, [*work.moved, *sifted.moved])
     trust.write_stamp(folder, sifted.generation, durable=True)
     work.moved += sifted.moved
     work.rebuilt += sifted.rebuilt
+    work.lost += [*losses(work.before, work.after), *sifted.lost]
+    if work.moved:
+        work.lost.append(f"{len(work.moved):,} records or edges that were taken out")
 
 
 def _write_quarantine(work: _Work, moved: Sequence[Moved]) -> None:
@@ -259,22 +293,53 @@ def _salvage(work: _Work, folder: Path) -> None:
     """Write what can be read of a damaged data file into the next folder."""
     with suppress(NotAStoreError, StoreCorruptError):
         folders.remove_leftovers(work.directory)
-    size = (folder / layout.DATA).stat().st_size
+    size = sum(path.stat().st_size for path in folder.glob("*.*"))
     with folders.next_folder(work.directory, folder) as made:
         folders.require_room(made, size)
-        _make_tables(made)
-        with DataFile(folder / layout.DATA) as source:
-            _copy_found(work, source, made)
-            work.damage += source.damage
-        _sift(work, made, folder)
+        opening.initialise(made, {codec.SCHEMA: str(codec.SCHEMA_VERSION).encode()})
+        _restore(work, folder, made)
         _keep(work, folder)
         folders.adopt(work.directory, made)
     folders.remove_leftovers(work.directory)
     work.rebuilt.append("the data file, from what could be read")
 
 
-def _make_tables(folder: Path) -> None:
-    opening.initialise(folder, {codec.SCHEMA: str(codec.SCHEMA_VERSION).encode()})
+def _restore(work: _Work, folder: Path, made: Path) -> None:
+    """Fill a new file with what the damaged one and the snapshot beside it still hold."""
+    entries, unreadable = _copy_readable(work, folder, made)
+    traces = Traces(folder / layout.DATA)
+    with _writing(made) as (transaction, tables):
+        found = names_in(transaction, tables)
+        work.rebuilt += [
+            f"the setting {name}, found on a page of no known state"
+            for name in traces.put_settings(transaction, tables)
+        ]
+        manifests = [*manifests_in(transaction, tables), *traces.manifests]
+        kept = names_in(transaction, tables)
+        edges = number_or_none(transaction, tables, codec.EDGE_COUNT)
+    saved = rescue.find(folder, manifests)
+    if unreadable is not None and saved is None:
+        raise unreadable
+    concepts, shown = (None, None) if saved is None else (len(saved.concepts), len(saved.edges))
+    work.before = estimate(entries, edges, concepts, shown)
+    if entries.get("sys") != len(found):
+        lost = [name for name in _SETTINGS if name not in kept]
+        work.lost += [f"the settings {', '.join(lost)}, as far as there were any"] if lost else []
+    _sift(work, made, folder, saved, entries)
+
+
+def _copy_readable(
+    work: _Work, folder: Path, made: Path
+) -> tuple[Mapping[str, int], StoreCorruptError | None]:
+    """Copy the records that can be told; return how many there were, or why none can be told."""
+    try:
+        with DataFile(folder / layout.DATA) as source:
+            _copy_found(work, source, made)
+            work.damage += source.damage
+            return source.entries, None
+    except StoreCorruptError as error:
+        work.damage.append(str(error))
+        return {}, error
 
 
 def _copy_found(work: _Work, source: DataFile, folder: Path) -> None:
@@ -282,67 +347,43 @@ def _copy_found(work: _Work, source: DataFile, folder: Path) -> None:
     while portion := list(islice(found, _PORTION)):
         with _writing(folder) as (transaction, tables):
             for each in portion:
-                work.moved += _put(transaction, tables, each)
+                work.moved += put(transaction, tables, each)
         count += len(portion)
         work.progress("reading what is left", count, 0)
 
 
-def _put(transaction: Transaction, tables: Tables, found: Found) -> Iterator[Moved]:
-    table = found.table if found.table in codec.TABLES else _table_of(found)
-    if (table, found.key) == ("sys", codec.SCHEMA):
-        _require_this_schema(found.record)
-    elif table not in codec.TABLES or not 0 < len(found.key) <= codec.MAX_NAME_BYTES:
-        yield Moved(table, found.key, found.record, "expected a record of a table, got another")
-    elif not transaction.put(found.key, found.record, db=getattr(tables, table), overwrite=False):
-        yield Moved(table, found.key, found.record, "expected one record of this key, got two")
-
-
-def _require_this_schema(record: bytes) -> None:
-    if record.isdigit() and int(record) != codec.SCHEMA_VERSION:
-        raise StoreSchemaError(
-            f"sys[schema]: expected {codec.SCHEMA_VERSION}, got {int(record)}: written by another "
-            "release, which must repair it"
+def _fill(
+    work: _Work,
+    records: tuple[Transaction, Tables],
+    saved: rescue.Saved,
+    entries: Mapping[str, int],
+    latest: int,
+) -> None:
+    concepts, edges = rescue.fill(*records, saved, entries)
+    if concepts or edges:
+        checked = "" if saved.checked else "; its manifest is lost, so it could not be compared"
+        work.rebuilt.append(
+            f"{concepts:,} concepts and {edges:,} edges, from the snapshot {saved.name} of "
+            f"generation {saved.generation}, which holds no payloads{checked}"
         )
-
-
-def _table_of(found: Found) -> str:
-    """Return the table that a record's checksum tells, empty where it tells none."""
-    if found.key == codec.SCHEMA:
-        return "sys"
-    return next((table for table in codec.TABLES if _is_of(table, found.key, found.record)), "")
-
-
-def _is_of(table: str, key: bytes, record: bytes) -> bool:
-    body, found = record[: -checksum.SIZE], record[-checksum.SIZE :]
-    if table not in ("key", "value", "meta", "adjacency", "evolution"):
-        with suppress(StoreCorruptError):
-            checksum.unseal(table, key, record)
-            return True
-        return False
-    if len(key) != 8:
-        return False
-    ids, row = codec.decode_ids([key]), np.frombuffer(body, np.uint8)
-    if table == "adjacency":
-        if len(body) % EDGE.itemsize:
-            return False
-        items = row.reshape(-1, EDGE.itemsize)
-        return checksum.of_lists(table, ids, np.array([len(items)]), items).tobytes() == found
-    return checksum.of_rows(table, ids, row[None]).tobytes() == found
+        if latest != saved.generation:
+            work.lost.append(f"what was changed in them after generation {saved.generation}")
 
 
 def _keep(work: _Work, folder: Path) -> None:
-    """Give the damaged data file a second name, under which nothing removes it."""
+    """Give everything in the damaged folder a second name, under which nothing removes it."""
     kept = work.directory / f"damaged-{work.name}"
     try:
         kept.mkdir()
-        try:
-            os.link(folder / layout.DATA, kept / layout.DATA)
-        except OSError:  # a file system without second names
-            shutil.copyfile(folder / layout.DATA, kept / layout.DATA)
+        for path in sorted(folder.iterdir()):
+            try:
+                os.link(path, kept / path.name)
+            except OSError:  # a file system without second names
+                shutil.copyfile(path, kept / path.name)
         layout.sync_folder(kept)
         layout.sync_folder(work.directory)
     except OSError as error:
-        raise layout.translate(error, kept, "to keep the damaged data file") from error
+        raise layout.translate(error, kept, "to keep the damaged files") from error
     work.kept = kept.name
 
 

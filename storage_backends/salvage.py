@@ -15,9 +15,12 @@ follow. A node has a size (4 bytes), flags and the length of its key (2 bytes ea
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -86,6 +89,8 @@ class DataFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.damage: list[str] = []
+        #: Numbers of records of the tables that `records` has found in the list of tables.
+        self.entries: dict[str, int] = {}
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -142,8 +147,11 @@ class DataFile:
     def _tables(self) -> Iterator[tuple[str, int]]:
         for node in self._nodes(self._meta.table_root, "the list of tables"):
             if node.flags & _IS_TABLE and len(node.data) == _DATABASE.size:
-                *_, root = _DATABASE.unpack(node.data)
-                yield node.key.decode("ascii", "replace"), root
+                *_, entries, root = _DATABASE.unpack(node.data)
+                name = node.key.decode("ascii", "replace")
+                if entries <= self._pages * self._meta.page_size:
+                    self.entries[name] = entries
+                yield name, root
 
     def _free_pages(self) -> set[int]:
         free: set[int] = set()
@@ -194,11 +202,7 @@ class DataFile:
         if not _METAS <= number < self._pages:
             return None
         page = self._read(number * self._size, self._size)
-        if len(page) < self._size:
-            return None
-        stored, flags, lower, upper = _PAGE.unpack_from(page)
-        sound = stored == number and flags in (_BRANCH, _LEAF)
-        return page if sound and _PAGE.size <= lower <= upper <= self._size else None
+        return page if len(page) == self._size and _is_page(page, number) else None
 
     def _data_of(self, node: _Node) -> bytes | None:
         """Return the record of a node, which may have pages of its own."""
@@ -252,6 +256,29 @@ class DataFile:
         except OSError as error:  # a bad sector: the rest of the file may be fine
             self.damage.append(f"{size} bytes at {offset} cannot be read ({error.strerror})")
             return b""
+
+
+def found_anywhere(path: Path) -> Iterator[Found]:
+    """Yield the small records on any leaf of a file, be it in use, free, or of no known state.
+
+    Most are old ones. The pages must have the size that this machine has.
+    """
+    with open(path, "rb") as file, suppress(OSError):  # a bad sector: what is after it is left
+        for number in count():
+            page = file.read(mmap.PAGESIZE)
+            if len(page) < mmap.PAGESIZE:
+                return
+            if _is_page(page, number) and _PAGE.unpack_from(page)[1] == _LEAF:
+                for node in _nodes_of(page):
+                    if not node.flags & (_IN_EXTENT | _IS_TABLE):
+                        yield Found("", node.key, node.data)
+
+
+def _is_page(page: bytes, number: int) -> bool:
+    """Return whether the bytes may be the branch or leaf page of a number."""
+    stored, flags, lower, upper = _PAGE.unpack_from(page)
+    sound = stored == number and flags in (_BRANCH, _LEAF)
+    return sound and _PAGE.size <= lower <= upper <= len(page)
 
 
 def _nodes_of(page: bytes) -> Iterator[_Node]:

@@ -8,7 +8,7 @@ its key, its value and its statistics are.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import reduce
@@ -70,17 +70,25 @@ class Sifted:
         What it took out.
     rebuilt : list of str
         What it made anew.
+    lost : list of str
+        What is gone without having been taken out.
     generation : int
         The generation that the memory has now.
     """
 
     moved: list[Moved] = field(default_factory=list)
     rebuilt: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     generation: int = 0
 
 
 def sift(
-    transaction: Transaction, tables: Tables, latest: int = 0, *, salvaged: bool = False
+    transaction: Transaction,
+    tables: Tables,
+    latest: int = 0,
+    *,
+    salvaged: bool = False,
+    fill: Callable[[], object] | None = None,
 ) -> Sifted:
     """Take out what is not sound and make anew what follows from the rest.
 
@@ -97,9 +105,11 @@ def sift(
     salvaged : bool
         Whether records may be missing without a trace: the tables are of a damaged file. Then
         there is a new generation in any case.
+    fill : callable, optional
+        Called when the unsound records of concepts and edges are out, to put others there.
     """
     sifter = _Sifter(transaction, tables)
-    sifter.sift_concepts()
+    sifter.sift_concepts(fill)
     sifter.sift_shortterm()
     sifter.sift_events()
     sifter.sift_system(salvaged)
@@ -116,6 +126,13 @@ def unsound(transaction: Transaction, tables: Tables) -> Iterator[Problem]:
             yield Problem(table, Moved(table, key, b"", reason).where, reason)
 
 
+def number_or_none(transaction: Transaction, tables: Tables, name: bytes) -> int | None:
+    """Return a counter of the ``sys`` table, None where it is missing or not sound."""
+    with suppress(StoreCorruptError):
+        return read_number(transaction, tables, name)
+    return None
+
+
 class _Sifter:
     """The steps, which share the transaction and what they have found."""
 
@@ -128,9 +145,14 @@ class _Sifter:
         self._edges = 0
         self._greatest = 0  # of all ids that were ever found
 
-    def sift_concepts(self) -> None:
+    def sift_concepts(self, fill: Callable[[], object] | None) -> None:
         """Take out concepts, payloads and edges that are not sound."""
         wrong = {table: self._wrong_in(table) for table in (*_CONCEPT_TABLES, *_BELONGING)}
+        if fill is not None:
+            for table in wrong:
+                self._take_out(table, wrong[table])
+                wrong[table] = {}
+            fill()
         sound = {table: self._ids_in(table, wrong[table]) for table in wrong}
         self._ids = reduce(np.intersect1d, [sound[table] for table in _CONCEPT_TABLES])
         self._ids = self._ids[self._ids > 0]
@@ -176,6 +198,7 @@ class _Sifter:
             record = uuid.uuid4().hex.encode()
             self._transaction.put(codec.UUID, checksum.seal("sys", codec.UUID, record), db=system)
             self._rebuilt("the identity, which was lost: the memory has a new one")
+            self.done.lost.append("the identity: the memory has a new one")
         if self._number(codec.EDGE_COUNT) != self._edges:
             self._write(codec.EDGE_COUNT, self._edges, f"the count of edges: {self._edges}")
         if self._number(codec.SNAPSHOT) is None:
@@ -192,6 +215,7 @@ class _Sifter:
             self._rebuilt("the log")
         if generation < latest:
             self._rebuilt(f"generation {generation}: those after it, to {latest}, are lost")
+            self.done.lost.append(f"what generations {generation + 1} to {latest} changed")
         if not self._is_manifest_sound(generation):
             self._rebuilt("the snapshot")
         if salvaged or self.done.moved or self.done.rebuilt:
@@ -316,9 +340,7 @@ class _Sifter:
                 self.done.moved.append(Moved(table, key, record, reason))
 
     def _number(self, name: bytes) -> int | None:
-        with suppress(StoreCorruptError):
-            return read_number(self._transaction, self._tables, name)
-        return None
+        return number_or_none(self._transaction, self._tables, name)
 
     def _numbers_of(self, table: str) -> list[int]:
         keys: Iterable[bytes] = self._transaction.cursor(db=getattr(self._tables, table)).iternext(

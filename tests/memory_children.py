@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import itertools
+import logging
 import os
 import pickle
 import resource
@@ -194,6 +196,67 @@ def fork(say: Connection, directory: str) -> None:
     memory.save()
     say.send((born(memory), memory.provisional_count, memory.storage.verify()))
     memory.close()
+
+
+class _Notes(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+
+def _refused(memory: AESGMemory) -> list[str]:
+    """Return what is logged while a memory that may not write is told to remember, twice."""
+    notes = _Notes()
+    logging.getLogger("aesg.memory").addHandler(notes)
+    for number in (3, 4):
+        assert memory.remember(pattern(number)).tolist() == []
+    return notes.said
+
+
+class _Refused(Dataset[list[str]]):
+    """One item: what `_refused` says of a memory."""
+
+    def __init__(self, memory: AESGMemory) -> None:
+        self.memory = memory
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> list[str]:
+        return _refused(self.memory)
+
+
+def in_data_worker(say: Connection, directory: str) -> None:
+    """Say what a data worker logs that remembers."""
+    with opened(directory) as memory:
+        (said,) = DataLoader(_Refused(memory), batch_size=None, num_workers=1)
+        say.send(said)
+
+
+def in_forked_child(say: Connection, directory: str) -> None:
+    """Say what a forked child logs that remembers."""
+    with opened(directory) as memory:
+        if not (pid := os.fork()):
+            say.send(_refused(memory))
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+
+def move_and_end(say: Connection, directory: str, level: str) -> None:
+    """Say what is logged at the end of a process whose memory was moved away."""
+    global left_open
+    left_open = opened(directory, log_level=level)
+    left_open.retrieve(pattern(0))
+    os.rename(directory, f"{directory}.moved")
+    text = io.StringIO()
+    logging.getLogger("aesg.memory").addHandler(logging.StreamHandler(text))
+    atexit._run_exitfuncs()
+    say.send(text.getvalue())
 
 
 def fork_and_exit(say: Connection, directory: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 from aesg import AESGMemory, AESGMemoryError, AESGNavigationError
 from aesg.payload import MAX_BYTES
 from tests.memory_build import DIM, born, near, opened, pattern, patterns
-from tests.memory_children import remember_and_die
-from tests.memory_processes import child
+from tests.memory_children import in_data_worker, in_forked_child, remember_and_die
+from tests.memory_processes import child, run_child
 
 _PAYLOADS = ["a label", {"n": 1, 2: [None, True, 2.5]}, b"bytes", None, 0, "", [], 2**63]
 
@@ -179,11 +180,47 @@ def test_a_payload_of_the_greatest_length_is_kept() -> None:
     assert memory.payloads(ids) == [longest]
 
 
-def test_inference_remembers_nothing_silently() -> None:
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "aesg.memory"]
+
+
+def test_inference_remembers_nothing_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     memory = opened()
     memory.set_mode("INFERENCE")
-    assert memory.remember(patterns(0, 1), [1, 2], ["a", "b"]).tolist() == []
+    for _ in range(2):
+        assert memory.remember(patterns(0, 1), [1, 2], ["a", "b"]).tolist() == []
     assert born(memory) == 0
+    assert warnings_in(caplog) == [
+        f"memory '{memory.directory}': remember wrote nothing: "
+        "the handle is in mode INFERENCE and only reads; see set_mode"
+    ]
+    with AESGMemory.open("memory") as reader:
+        reader.remember(pattern(0))
+    assert len(warnings_in(caplog)) == 2
+
+
+def test_to_remember_nothing_needs_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    memory = opened()
+    memory.set_mode("INFERENCE")
+    memory.remember(torch.empty(0, DIM))
+    memory.set_mode("TRAIN")
+    memory.remember(pattern(0))
+    assert warnings_in(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        (in_data_worker, "a data worker only reads"),
+        (in_forked_child, "this process was forked from the one that writes the memory"),
+    ],
+)
+def test_who_only_reads_is_told_why_it_remembers_nothing(
+    tmp_path: Path, place: Callable[..., None], why: str
+) -> None:
+    (logged,) = run_child(place, str(tmp_path / "memory"))
+    assert len(logged) == 1
+    assert f"remember wrote nothing: {why}" in logged[0]
 
 
 @pytest.mark.parametrize("mode", ["FINETUNE", "ONLINE"])

@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from aesg import AESGConfigError, AESGDecoderLM, AESGMemory, AESGMemoryError
+from aesg import (
+    AESGConfigError,
+    AESGDecoderLM,
+    AESGMemory,
+    AESGMemoryError,
+    AESGStorageError,
+    memory_durable,
+)
 from tests import memory_children as children
 from tests.memory_build import born, config, digest, meet, near, opened, pattern, patterns
 from tests.memory_children import Holder
@@ -268,6 +275,56 @@ def test_an_interpreter_that_ends_saves_what_was_left_open(tmp_path: Path) -> No
     directory = str(tmp_path / "memory")
     run_child(children.leave_open, directory)
     assert run_child(children.look, directory) == [(0, 0, 1)]
+
+
+@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
+def test_what_cannot_be_saved_at_exit_is_told_in_one_line(tmp_path: Path, level: str) -> None:
+    directory = tmp_path / "memory"
+    (logged,) = run_child(children.move_and_end, str(directory), level)
+    first, *trace = logged.splitlines()
+    assert first.startswith(f"a memory could not be saved at exit: {directory}: expected an open")
+    assert "the directory was moved, deleted or replaced while it was open" in first
+    assert ("Traceback (most recent call last):" in trace) == (level == "DEBUG")
+
+
+def test_a_retrieval_that_cannot_write_says_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_durable, "_COMMIT_SECONDS", 0.0)
+    memory = opened(novelty_birth_threshold=1)
+    ids = memory.remember(pattern(0)).tolist()
+    Path("memory").rename("moved")
+    for _ in range(2):
+        with pytest.raises(AESGStorageError) as caught:
+            memory.retrieve(pattern(1))
+        assert caught.value.message.startswith(
+            f"Failed to write what memory '{memory.directory}' has learned "
+            "(it waits for the next commit; recall() still retrieves): "
+        )
+        assert ids[0] in memory.recall(pattern(0)).primary_concepts
+    Path("moved").rename("memory")
+    memory.save()
+    assert born(memory) == 2
+
+
+def test_a_printed_handle_says_what_it_is() -> None:
+    memory = opened()
+    memory.remember(patterns(0, 1))
+    first = f"AESGMemory(\n  {str(memory.directory)!r}, mode=TRAIN, vector_dim=16"
+    assert repr(memory).startswith(f"{first}, concepts=2\n")
+    unopened = pickle.loads(pickle.dumps(memory))
+    memory.close()
+    assert repr(memory).startswith(f"{first}, closed\n")
+    assert repr(unopened).startswith(f"{first}\n")
+    assert lock_is_free()
+
+
+def test_a_printed_storage_shows_its_counts() -> None:
+    memory = opened()
+    memory.remember(patterns(0, 1))
+    storage = memory.storage
+    shown = "StorageInfo(node_count=2, edge_count=0, generation=2, snapshot_generation=None)"
+    assert repr(storage) == shown
+    memory.close()
+    assert repr(storage) == shown
 
 
 def test_opening_to_read_changes_nothing() -> None:

@@ -163,10 +163,10 @@ def test_beside_a_writer_that_commits_it_finds_nothing(directory: Path) -> None:
         assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_repair_says_what_it_did_and_exits_0(
+def test_repair_says_what_it_did_and_what_was_lost_and_exits_1(
     damaged: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(damaged), "--repair"]) == 0
+    assert main([str(damaged), "--repair"]) == 1
     out, err = capsys.readouterr()
     assert err == ""
     assert "taken out: value[3]: expected a whole concept, found it without" in out
@@ -174,7 +174,11 @@ def test_repair_says_what_it_did_and_exits_0(
     assert "made anew: the count of edges: 3" in out
     (quarantine,) = damaged.glob("quarantine-*.jsonl")
     assert f"what was taken out is in {quarantine}" in out
-    assert out.endswith("repaired, no problems left\n")
+    rows = [text.split() for text in out.splitlines()]
+    assert ["concepts", "5", "4"] in rows
+    assert ["edges", "4", "3"] in rows
+    assert "lost: 1 of 5 concepts\nlost: 1 of 4 edges\n" in out
+    assert out.endswith("repaired with losses, no problems left\n")
     assert main([str(damaged)]) == 0
     assert main([str(damaged), "--repair"]) == 0
     assert "nothing to repair" in capsys.readouterr().out
@@ -191,13 +195,15 @@ def test_a_bad_current_is_a_problem_that_repair_mends(
 
 
 def test_repair_in_json_lists_everything(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(damaged), "--repair", "--json"]) == 0
+    assert main([str(damaged), "--repair", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     moved = {(each["table"], each["key"]) for each in report["moved"]}
     assert moved == {("value", "3"), ("meta", "3"), ("adjacency", "1")}
     lines = (damaged / report["quarantine"]).read_text().splitlines()
     assert {(each["table"], each["key"]) for each in map(json.loads, lines)} == moved
     assert report["problems"] == []
+    assert (report["before"]["concepts"], report["after"]["concepts"]) == (5, 4)
+    assert report["lost"][0] == "1 of 5 concepts"
 
 
 def test_a_file_with_damaged_pages_is_kept(
@@ -206,11 +212,11 @@ def test_a_file_with_damaged_pages_is_kept(
     file = data_file(directory)
     with open(file, "r+b") as opened:
         opened.truncate(file.stat().st_size - 2 * mmap.PAGESIZE)
-    assert main([str(directory), "--repair"]) == 0
+    assert main([str(directory), "--repair"]) == 1
     out = capsys.readouterr().out
     assert "damaged: " in out
     (kept,) = directory.glob("damaged-*")
-    assert f"the damaged file is in {kept}: remove it" in out
+    assert f"the damaged files are in {kept}: remove them" in out
 
 
 def test_repair_beside_a_writer_exits_1_and_names_it(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -25,6 +25,7 @@ from tools._command import (
     run,
     say_json,
     say_problems,
+    say_table,
 )
 
 
@@ -47,7 +48,7 @@ def verify(directory: Path, with_repair: bool, as_json: bool) -> int:
         with progress() as bars:
             report = repair(directory, progress=bars)
         say_json(report) if as_json else _say_repair(report)
-        return NOT_DONE if report.problems else FINE
+        return NOT_DONE if report.problems or report.lost else FINE
     with progress() as bars:
         found = examine_apart(directory, bars)
     say_json(found) if as_json else _say(directory, found)
@@ -129,15 +130,31 @@ def _say_repair(report: RepairReport) -> None:
         click.echo(f"what was taken out is in {report.directory}/{report.quarantine}")
     if report.kept is not None:
         click.echo(
-            f"the damaged file is in {report.directory}/{report.kept}: remove it when it is of no "
-            "more use"
+            f"the damaged files are in {report.directory}/{report.kept}: remove them when they are "
+            "of no more use"
         )
+    if report.rebuilt or report.moved:
+        say_table(["", "before", "after"], list(_counts(report)))
+    for text in report.lost:
+        click.echo(f"lost: {text}")
+    _say_result(report)
+
+
+def _say_result(report: RepairReport) -> None:
     if report.problems:
         say_problems(report.directory, report.problems)
-    elif report.rebuilt or report.moved:
-        click.echo(f"{report.directory}: repaired, no problems left")
+    elif report.lost:
+        click.echo(f"{report.directory}: repaired with losses, no problems left")
+    elif report.rebuilt:
+        click.echo(f"{report.directory}: repaired, nothing was lost, no problems left")
     else:
         click.echo(f"{report.directory}: no problems, nothing to repair")
+
+
+def _counts(report: RepairReport) -> Iterator[list[str]]:
+    for name in ("concepts", "edges", "payloads", "events"):
+        pair = getattr(report.before, name), getattr(report.after, name)
+        yield [name, *("unknown" if number is None else f"{number:,}" for number in pair)]
 
 
 def _sizes(stats: StoreStats) -> str:

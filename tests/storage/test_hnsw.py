@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,7 @@ def test_a_link_to_a_key_that_is_not_on_its_level_is_refused_when_links_are_chec
 
 _DAMAGE = """
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 import numpy as np
@@ -150,3 +153,65 @@ def test_no_damage_ends_the_process_when_links_are_checked(tmp_path: Path) -> No
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 40
+
+
+def _crowded(dim: int) -> Floats:
+    """Return keys in clusters so dense that neighbours differ by less than equal keys are moved."""
+    rng = np.random.default_rng(1)
+    centres = np.repeat(rng.normal(size=(10, dim)), 600, axis=0)
+    keys = (centres + 0.1 * rng.normal(size=centres.shape)).astype(np.float32)
+    keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+    return keys
+
+
+@pytest.mark.parametrize("dim", [8, 64])
+def test_nearly_every_key_of_a_dense_cluster_is_found_by_itself(dim: int) -> None:
+    keys = _crowded(dim)
+    found = _built(keys).search(keys, 10)[0]
+    itself = (found == np.arange(len(keys))[:, None]).any(axis=1)
+    assert itself.mean() > 0.99
+
+
+def test_a_graph_tells_which_keys_it_does_not_find() -> None:
+    keys = _keys()
+    base = _built(keys)
+    column = Column.over(keys)
+    unreached = base.unreached(column)
+    assert unreached is not None
+    assert not len(unreached)
+    links, offsets = _array(base.graph.hnsw.neighbors), _array(base.graph.hnsw.offsets)
+    lonely = next(each for each in range(300) if _levels(base)[each] == 1)
+    links[links == lonely] = -1  # none leads there any more
+    for first, last in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        row = links[first:last]
+        row[:] = np.concatenate([row[row >= 0], row[row < 0]])  # FAISS stops at the first gap
+    unreached = base.unreached(column)
+    assert unreached is not None
+    assert lonely in unreached.tolist()
+    stop = threading.Event()
+    stop.set()
+    assert base.unreached(column, stop) is None
+
+
+def _array(vector: Any) -> Any:
+    pointer: Any = vector.data()
+    return faiss.rev_swig_ptr(pointer, vector.size())
+
+
+def _levels(base: HnswBase) -> list[int]:
+    levels: list[int] = _array(_links(base).levels).tolist()
+    return levels
+
+
+def test_a_graph_that_nobody_uses_is_mapped_no_more(tmp_path: Path) -> None:
+    keys = _keys()
+    path = _written(_built(keys), tmp_path / "graph")
+    for _ in range(5):
+        base = HnswBase.read(path, keys)
+        assert len(base.search(keys[:1], 3)[0]) == 1
+        del base
+    gc.collect()
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("NOT TESTED: needs /proc/self/maps")
+    assert str(path) not in maps.read_text()
