@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storage_backends import folders, layout, locks
-from storage_backends.copying import copy_records
+from storage_backends.copying import blaming, copy_records
 from storage_backends.engine import Engine
-from storage_backends.errors import StoreLockedError
+from storage_backends.errors import StoreCorruptError, StoreLockedError
 from storage_backends.faiss_index import EXACT_BELOW
 from storage_backends.lmdb_store import LMDBStore
 from storage_backends.locks import WriterLock
@@ -112,7 +112,7 @@ def _expect(directory: Path) -> CompactReport:
         before = figures_of(store)
         after = _expected(store, before)
         available = folders.room_in(store.directory)
-        needed = after.data_bytes + after.snapshot_bytes
+        needed = folders.with_margin(after.data_bytes + after.snapshot_bytes)
         reason = ""
         if (writer := locks.writer_of(store.directory / layout.WRITER_LOCK)) is not None:
             reason = f"the memory is open for writing by {writer}"
@@ -168,7 +168,7 @@ def compact(
     removed = tuple(path.name for path in folders.leftovers(Path(os.path.realpath(directory))))
     with closing(LMDBStore.open(directory, create=False, lock_timeout=wait)) as store:
         expected = expect(store.directory)
-        problems = _compact(store, expected.needed_bytes, verify, progress)
+        problems = _compact(store, expected.after, verify, progress)
         report = replace(
             expected,
             dry_run=False,
@@ -238,16 +238,19 @@ def _snapshot_bytes(transaction: Transaction, tables: Tables, before: Figures) -
 
 
 def _compact(
-    store: LMDBStore, needed: int, verify: bool, progress: Progress
+    store: LMDBStore, expected: Figures, verify: bool, progress: Progress
 ) -> tuple[Problem, ...]:
     """Make the next folder and adopt it, unless it has problems; return those."""
     with folders.next_folder(store.directory, store.folder) as folder:
-        folders.require_room(folder, needed)
+        folders.require_room(folder, expected.data_bytes + expected.snapshot_bytes)
         copy_records(store, folder, with_snapshot=False, progress=progress)
         layout.publish(folder)  # within the directory of its own, so that it can be opened
-        problems = _finish(folder.parent, store.stats(), verify, progress)
+        try:
+            problems = _finish(folder.parent, store.stats(), verify, progress)
+        except StoreCorruptError as error:
+            raise blaming(store, error) from error
         if not problems:
-            folders.adopt(store.directory, folder)
+            folders.adopt(store.directory, folder, store.folder)
         return problems
 
 

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage_backends import layout, lmdb_read, lmdb_write, snapshot
-from storage_backends.errors import NotAStoreError, StoreError, StoreFullError
+from storage_backends.errors import (
+    NotAStoreError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+)
 from storage_backends.examination import examine
 from storage_backends.folders import (
     environment_of,
@@ -93,6 +98,8 @@ def copy(
     begin = time.monotonic()
     target = Path(os.path.realpath(destination))
     origin = Path(os.path.realpath(source))
+    if target != origin and target.is_relative_to(origin):
+        raise NotAStoreError(f"{target}: expected a place outside of the memory, got one in it")
     has_snapshot = in_place(origin, lambda: _copy(origin, target, progress))
     problems = tuple(examine(target, progress=progress).problems) if verify else ()
     with closing(LMDBStore.open(target, read_only=True, create=False)) as made:
@@ -147,8 +154,17 @@ def copy_records(
     with environment_of(store.folder) as env:
         require_room(folder, env.read(used_bytes))
     progress("copying the records", 0, 0)
-    store.copy_to(folder, compact=True)
-    progress("copying the records", 1, 1)
+    try:
+        store.copy_to(folder, compact=True)
+        progress("copying the records", 1, 1)
+        return _complete(store, folder, with_snapshot)
+    except StoreCorruptError as error:
+        # Nothing is read but the source, and what was written from it a moment ago.
+        raise blaming(store, error) from error
+
+
+def _complete(store: LMDBStore, folder: Path, with_snapshot: bool) -> bool:
+    """Give the copied records the snapshot of the source, or none."""
     with environment_of(folder, writable=True) as env:
         newest = env.read(lmdb_read.read_manifest)
         if newest is None:
@@ -157,6 +173,14 @@ def copy_records(
         record, shown = (manifest.encode(), manifest.generation) if manifest else (b"", 0)
         env.write(lambda txn, tables: lmdb_write.publish(txn, tables, record, shown))
         return manifest is not None
+
+
+def blaming(store: LMDBStore, error: StoreCorruptError) -> StoreCorruptError:
+    """Return the error of a source that damage found in its copy stands for."""
+    return StoreCorruptError(
+        f"{store.folder / layout.DATA}: expected sound records to copy, got damage (in the copy: "
+        f"{error}); `python -m tools.verify {store.directory}` lists it, and --repair mends it"
+    )
 
 
 @contextmanager
@@ -177,6 +201,11 @@ def _new_directory(directory: Path) -> Iterator[None]:
         raise NotAStoreError(f"{directory}: expected a directory, got a file") from error
     except OSError as error:
         raise layout.translate(error, directory, "to make a directory there") from error
+    if layout.FIRST_GENERATION in found and layout.CURRENT not in found:
+        raise NotAStoreError(
+            f"{directory}: expected an empty directory, found what an interrupted copy has left: "
+            "remove the directory and repeat"
+        )
     if found:
         raise NotAStoreError(f"{directory}: expected an empty directory, found {found[:5]}")
     try:

@@ -11,10 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from storage_backends import codec, layout, locks
+from storage_backends import codec, layout, locks, trust
 from storage_backends.errors import StoreCorruptError
 from storage_backends.folders import environment_of, files_of, in_place, used_bytes
-from storage_backends.lmdb_read import read_settings
+from storage_backends.lmdb_read import (
+    read_manifest,
+    read_settings,
+    read_shortterm,
+    read_stats,
+)
 from storage_backends.lmdb_store import LMDBStore
 from storage_backends.manifest import Manifest
 from storage_backends.opening import Tables, Transaction
@@ -105,6 +110,9 @@ class Description:
         Bytes on disk of each file, by its path in the directory.
     pages : Pages
     snapshot : SnapshotDescription or None
+    durability : str
+        How the last commit was made: "full" if it survives a power cut, "normal" if that is sure
+        only since its writer closed, and "unknown" where nothing tells.
     writer : str or None
         Who has the memory open for writing.
     readers : tuple of Reader
@@ -123,11 +131,17 @@ class Description:
     files: Mapping[str, int]
     pages: Pages
     snapshot: SnapshotDescription | None
+    durability: str
     writer: str | None
     readers: tuple[Reader, ...]
 
 
 class _Shape(NamedTuple):
+    """What one transaction sees: between two a writer may commit."""
+
+    sizes: StoreStats
+    manifest: tuple[int, bytes] | None
+    shortterm: Mapping[str, bytes]
     width: int
     settings: Mapping[str, bytes]
     page_size: int
@@ -149,9 +163,10 @@ def describe(directory: str | os.PathLike[str]) -> Description:
 def _describe(directory: Path) -> Description:
     with closing(LMDBStore.open(directory, read_only=True, create=False)) as store:
         with environment_of(store.folder) as env:
-            shape = env.read(_read_shape)
+            size = env.size()
+            shape = env.read(lambda txn, tables: _read_shape(txn, tables, size))
             readers = tuple(_readers_of(store.folder, env.readers()))
-        sizes, files = store.stats(), dict(files_of(store.directory))
+        sizes, files = shape.sizes, dict(files_of(store.directory))
         total = sizes.file_bytes // shape.page_size
         return Description(
             directory=str(store.directory),
@@ -161,19 +176,23 @@ def _describe(directory: Path) -> Description:
             sizes=sizes,
             vector_dim=shape.width,
             settings={name: _text(value) for name, value in shape.settings.items()},
-            provisional=_count_provisional(store.shortterm(), shape),
+            provisional=_count_provisional(shape),
             total_bytes=sum(files.values()),
             files=files,
             pages=Pages(shape.page_size, total, total - shape.used_bytes // shape.page_size),
-            snapshot=_describe_snapshot(store, sizes.generation),
+            snapshot=_describe_snapshot(shape),
+            durability=_durability(store.folder),
             writer=locks.writer_of(store.directory / layout.WRITER_LOCK),
             readers=readers,
         )
 
 
-def _read_shape(transaction: Transaction, tables: Tables) -> _Shape:
+def _read_shape(transaction: Transaction, tables: Tables, file_bytes: int) -> _Shape:
     cursor = transaction.cursor(db=tables.key)
     return _Shape(
+        sizes=read_stats(transaction, tables, file_bytes),
+        manifest=read_manifest(transaction, tables),
+        shortterm=read_shortterm(transaction, tables),
         width=codec.width_of(cursor.value()) if cursor.first() else 0,
         settings=read_settings(transaction, tables),
         page_size=transaction.stat(tables.sys)["psize"],
@@ -181,16 +200,23 @@ def _read_shape(transaction: Transaction, tables: Tables) -> _Shape:
     )
 
 
-def _count_provisional(shortterm: Mapping[str, bytes], shape: _Shape) -> int:
+def _durability(folder: Path) -> str:
+    stamp = trust.read_stamp(folder)
+    if stamp is None or not stamp.size:
+        return "unknown"
+    return "full" if stamp.durable else "normal"
+
+
+def _count_provisional(shape: _Shape) -> int:
     """Return how many keys there are, of the width of the memory or, before any, of its config."""
     width = shape.width
     with suppress(ValueError, KeyError, TypeError):
         width = width or int(json.loads(shape.settings["config"])["vector_dim"])
-    return len(shortterm.get("keys", b"")) // (4 * width) if width > 0 else 0
+    return len(shape.shortterm.get("keys", b"")) // (4 * width) if width > 0 else 0
 
 
-def _describe_snapshot(store: LMDBStore, generation: int) -> SnapshotDescription | None:
-    newest = store.manifest()
+def _describe_snapshot(shape: _Shape) -> SnapshotDescription | None:
+    newest = shape.manifest
     if newest is None:
         return None
     try:
@@ -200,7 +226,7 @@ def _describe_snapshot(store: LMDBStore, generation: int) -> SnapshotDescription
     return SnapshotDescription(
         number=newest[0],
         generation=manifest.generation,
-        behind=generation - manifest.generation,
+        behind=shape.sizes.generation - manifest.generation,
         graph_size=manifest.graph_size,
         bytes=sum(file.size for file in manifest.files),
         age_seconds=max(0.0, time.time() - manifest.columns.mtime_ns / 1e9),

@@ -85,8 +85,15 @@ def _examine(path: Path, progress: Progress) -> Examination:
         directory=str(path),
         stats=None if problems else stats,
         problems=tuple(problems),
-        leftovers=tuple(found.name for found in folders.leftovers(path)),
+        leftovers=_leftovers(path),
     )
+
+
+def _leftovers(path: Path) -> tuple[str, ...]:
+    """Return what an interrupted run has left; nothing while somebody may be making it."""
+    if locks.writer_of(path / layout.WRITER_LOCK) is not None:
+        return ()
+    return tuple(found.name for found in folders.leftovers(path))
 
 
 def _state_of(folder: Path) -> tuple[int, int] | None:

@@ -118,8 +118,11 @@ def next_folder(directory: Path, current: Path) -> Iterator[Path]:
         remove(work)
 
 
-def adopt(directory: Path, made: Path) -> Path:
+def adopt(directory: Path, made: Path, current: Path) -> Path:
     """Move a finished folder beside the one in use and let ``CURRENT`` name it; return its path.
+
+    It gets owner, group and permissions of the one in use: whoever could read or write that, can
+    this one, whoever made it.
 
     Raises
     ------
@@ -128,6 +131,10 @@ def adopt(directory: Path, made: Path) -> Path:
     """
     folder = directory / made.name
     try:
+        for path in made.iterdir():
+            model = current / path.name
+            layout.resemble(path, model if model.exists() else current / layout.DATA)
+        layout.resemble(made, current)
         made.rename(folder)
     except OSError as error:
         raise layout.translate(error, folder, "to put the finished folder there") from error
@@ -182,6 +189,11 @@ def table_bytes(transaction: Transaction, table: lmdb._Database) -> int:
     return int(pages * stat["psize"])
 
 
+def with_margin(size: int) -> int:
+    """Return the room that is asked for before files of so many bytes are written."""
+    return size + _MARGIN
+
+
 def require_room(folder: Path, needed: int) -> None:
     """Check that a file system has room for so many bytes more.
 
@@ -191,9 +203,9 @@ def require_room(folder: Path, needed: int) -> None:
         If it has not.
     """
     available = room_in(folder)
-    if available < needed + _MARGIN:
+    if available < with_margin(needed):
         raise StoreFullError(
-            f"{folder}: expected room for {needed + _MARGIN:,} bytes, found {available:,}; "
+            f"{folder}: expected room for {with_margin(needed):,} bytes, found {available:,}; "
             "nothing was changed"
         )
 

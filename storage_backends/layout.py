@@ -14,8 +14,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -68,7 +70,9 @@ def current_folder(directory: Path) -> Path | None:
             f"{directory / CURRENT}: expected a name like {FIRST_GENERATION}, got {text[:80]!r}"
         )
     if not (directory / text / DATA).is_file():
-        raise StoreCorruptError(f"{directory / text / DATA}: expected a file, found none")
+        raise StoreCorruptError(
+            f"{directory / text / DATA}: expected a file, found none{_other_data(directory)}"
+        )
     return directory / text
 
 
@@ -100,9 +104,21 @@ def require_memory(directory: Path) -> Path:
     """
     folder = current_folder(directory)
     if folder is None:
-        found = "nothing" if not directory.exists() else f"no file {CURRENT} in it"
+        found = f"no file {CURRENT} in it{_other_data(directory)}"
+        found = found if directory.exists() else "nothing"
         raise NotAStoreError(f"{directory}: expected a memory directory, found {found}")
     return folder
+
+
+def _other_data(directory: Path) -> str:
+    """Say what to do where there is a data file that ``CURRENT`` does not name."""
+    found = sorted(directory.glob(f"gen-[0-9]*/{DATA}"))
+    if not found:
+        return ""
+    return (
+        f", but {found[-1].relative_to(directory)}: `python -m tools.verify {directory} --repair` "
+        f"writes {CURRENT} anew"
+    )
 
 
 def require_usable(directory: Path) -> None:
@@ -148,20 +164,45 @@ def publish(folder: Path) -> None:
     try:
         sync_folder(folder)
         sync_folder(directory)
-        replace_file(directory / CURRENT, folder.name.encode("ascii") + b"\n")
+        name = folder.name.encode("ascii") + b"\n"
+        replace_file(directory / CURRENT, name, like=folder / DATA)
     except OSError as error:
         raise translate(error, directory / CURRENT, "to write it") from error
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash at any instant it is the old one or the new one."""
+def replace_file(path: Path, content: bytes, *, like: Path) -> None:
+    """Write a file so that after a crash at any instant it is the old one or the new one.
+
+    Owner, group and permissions stay what they are, or become those of the file ``like``.
+    """
     temporary = path.with_name(path.name + ".new")
     with open(temporary, "wb") as file:
         file.write(content)
+        resemble(temporary, path if path.exists() else like)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)
+
+
+def resemble(path: Path, model: Path) -> None:
+    """Give a file or folder the owner, group and permissions of another, as far as is permitted.
+
+    Else what the superuser writes into the memory of somebody, that one could not use.
+    """
+    try:
+        wanted, found = model.stat(), path.stat()
+    except FileNotFoundError:
+        return
+    if found.st_gid != wanted.st_gid:
+        with suppress(PermissionError):
+            os.chown(path, -1, wanted.st_gid)
+    if found.st_uid != wanted.st_uid:
+        with suppress(PermissionError):
+            os.chown(path, wanted.st_uid, -1)
+    if path.stat().st_mode != wanted.st_mode:  # read again: to change the owner may clear bits
+        with suppress(PermissionError):
+            path.chmod(stat.S_IMODE(wanted.st_mode))
 
 
 def sync_file(path: Path) -> None:
@@ -205,8 +246,11 @@ def reserve(path: Path, size: int) -> None:
             return
         if not hasattr(os, "posix_fallocate"):
             return  # macOS has none
+        made = not path.exists()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
         try:
+            if made:
+                resemble(path, path.with_name(DATA))
             os.posix_fallocate(descriptor, 0, size)
         finally:
             os.close(descriptor)

@@ -155,7 +155,10 @@ def _try_lock(path: Path) -> str | None:
     if own is not None:
         return own
     try:
+        made = not path.exists()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
+        if made:
+            layout.resemble(path, path.with_name(layout.CURRENT))
     except OSError as error:
         expected = "to be allowed to write it, or to open it for reading only"
         raise layout.translate(error, path, expected) from error

@@ -83,6 +83,7 @@ def write_file(
             with open(temporary, "wb", buffering=0) as file:
                 content = _Content(file.fileno(), stop)
                 produce(content.put)
+                layout.resemble(temporary, path.with_name(layout.DATA))
                 os.fsync(file.fileno())
                 status = os.fstat(file.fileno())
             os.replace(temporary, path)

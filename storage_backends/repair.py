@@ -7,10 +7,7 @@ somebody removes it.
 
 from __future__ import annotations
 
-import base64
-import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,7 +18,7 @@ from pathlib import Path
 
 import lmdb
 
-from storage_backends import codec, folders, layout, opening, rescue, snapshot, trust
+from storage_backends import aside, codec, folders, layout, opening, rescue, snapshot, trust
 from storage_backends.engine import Engine
 from storage_backends.errors import (
     NotAStoreError,
@@ -187,7 +184,11 @@ def _newest_folder(directory: Path) -> Path:
             return folder
     made = sorted(path.parent for path in directory.glob(f"gen-[0-9]*/{layout.DATA}"))
     if not made:
-        raise NotAStoreError(f"{directory}: expected a memory directory, found no {layout.DATA}")
+        folder = next(iter(sorted(directory.glob("gen-[0-9]*/"), reverse=True)), directory)
+        advice = ": restore a copy" if folder != directory else ""
+        raise NotAStoreError(
+            f"{folder}: expected a memory directory, found no {layout.DATA} in it{advice}"
+        )
     return made[-1]
 
 
@@ -257,7 +258,7 @@ def _sift(
         sifted = sift(transaction, tables, latest, salvaged=folder != damaged, fill=fill)
         work.after = count(transaction, tables)
         # On the disk before the records are gone.
-        _write_quarantine(work, [*work.moved, *sifted.moved])
+        _put_aside(work, damaged, [*work.moved, *sifted.moved])
     trust.write_stamp(folder, sifted.generation, durable=True)
     work.moved += sifted.moved
     work.rebuilt += sifted.rebuilt
@@ -266,27 +267,11 @@ def _sift(
         work.lost.append(f"{len(work.moved):,} records or edges that were taken out")
 
 
-def _write_quarantine(work: _Work, moved: Sequence[Moved]) -> None:
-    if not moved:
-        return
-    path = work.directory / f"quarantine-{work.name}.jsonl"
-    lines = [
-        json.dumps(
-            {
-                "table": each.table,
-                "key": each.where,
-                "reason": each.reason,
-                "key_base64": base64.b64encode(each.key).decode(),
-                "base64": base64.b64encode(each.record).decode(),
-            }
-        )
-        for each in moved
-    ]
-    try:
-        layout.replace_file(path, "".join(f"{line}\n" for line in lines).encode())
-    except OSError as error:
-        raise layout.translate(error, path, "to put aside what is damaged") from error
-    work.quarantine = path.name
+def _put_aside(work: _Work, damaged: Path, moved: Sequence[Moved]) -> None:
+    if moved:
+        path = work.directory / f"quarantine-{work.name}.jsonl"
+        aside.write_quarantine(path, moved, damaged / layout.DATA)
+        work.quarantine = path.name
 
 
 def _salvage(work: _Work, folder: Path) -> None:
@@ -298,8 +283,9 @@ def _salvage(work: _Work, folder: Path) -> None:
         folders.require_room(made, size)
         opening.initialise(made, {codec.SCHEMA: str(codec.SCHEMA_VERSION).encode()})
         _restore(work, folder, made)
-        _keep(work, folder)
-        folders.adopt(work.directory, made)
+        work.kept = f"damaged-{work.name}"
+        aside.keep(folder, work.directory / work.kept)
+        folders.adopt(work.directory, made, folder)
     folders.remove_leftovers(work.directory)
     work.rebuilt.append("the data file, from what could be read")
 
@@ -315,17 +301,35 @@ def _restore(work: _Work, folder: Path, made: Path) -> None:
             for name in traces.put_settings(transaction, tables)
         ]
         manifests = [*manifests_in(transaction, tables), *traces.manifests]
-        kept = names_in(transaction, tables)
+        kept, held = names_in(transaction, tables), transaction.stat(tables.key)["entries"]
         edges = number_or_none(transaction, tables, codec.EDGE_COUNT)
+        work.lost += _shortterm_lost(transaction, tables, entries.get("shortterm"))
     saved = rescue.find(folder, manifests)
-    if unreadable is not None and saved is None:
-        raise unreadable
+    if saved is None and (unreadable is not None or (held == 0 and "key" not in entries)):
+        raise unreadable or _nothing_found(folder)
     concepts, shown = (None, None) if saved is None else (len(saved.concepts), len(saved.edges))
     work.before = estimate(entries, edges, concepts, shown)
     if entries.get("sys") != len(found):
         lost = [name for name in _SETTINGS if name not in kept]
         work.lost += [f"the settings {', '.join(lost)}, as far as there were any"] if lost else []
     _sift(work, made, folder, saved, entries)
+
+
+def _shortterm_lost(transaction: Transaction, tables: Tables, entries: int | None) -> Iterator[str]:
+    """Say what is lost of the short-term table, of which a part is of no use."""
+    found = transaction.stat(tables.shortterm)["entries"]
+    if entries is None and not found:
+        yield "the short-term memory, if there was one"
+    elif entries is not None and found < entries:
+        transaction.drop(tables.shortterm, delete=False)
+        yield f"the short-term memory: {entries - found} of its {entries} columns"
+
+
+def _nothing_found(folder: Path) -> StoreCorruptError:
+    return StoreCorruptError(
+        f"{folder / layout.DATA}: expected concepts, found none that can be told from old ones, "
+        "and no snapshot beside it; nothing was changed: restore a copy"
+    )
 
 
 def _copy_readable(
@@ -336,6 +340,8 @@ def _copy_readable(
         with DataFile(folder / layout.DATA) as source:
             _copy_found(work, source, made)
             work.damage += source.damage
+            if not source.is_last and trust.read_stamp(folder) is None:
+                work.lost.append("the last commit, if the damaged meta page was the newer one")
             return source.entries, None
     except StoreCorruptError as error:
         work.damage.append(str(error))
@@ -368,23 +374,6 @@ def _fill(
         )
         if latest != saved.generation:
             work.lost.append(f"what was changed in them after generation {saved.generation}")
-
-
-def _keep(work: _Work, folder: Path) -> None:
-    """Give everything in the damaged folder a second name, under which nothing removes it."""
-    kept = work.directory / f"damaged-{work.name}"
-    try:
-        kept.mkdir()
-        for path in sorted(folder.iterdir()):
-            try:
-                os.link(path, kept / path.name)
-            except OSError:  # a file system without second names
-                shutil.copyfile(path, kept / path.name)
-        layout.sync_folder(kept)
-        layout.sync_folder(work.directory)
-    except OSError as error:
-        raise layout.translate(error, kept, "to keep the damaged files") from error
-    work.kept = kept.name
 
 
 def _repair_snapshot(work: _Work) -> None:

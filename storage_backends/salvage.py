@@ -89,6 +89,8 @@ class DataFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.damage: list[str] = []
+        #: Whether it is known which commit was the last.
+        self.is_last = True
         #: Numbers of records of the tables that `records` has found in the list of tables.
         self.entries: dict[str, int] = {}
         try:
@@ -234,6 +236,7 @@ class DataFile:
                 "nothing tells the records in use from old ones: restore a copy"
             )
         if len(metas) == 1:
+            self.is_last = False
             self.damage.append("one of the two meta pages is damaged: the last commit may be lost")
         return max(metas, key=lambda meta: meta.transaction)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,12 @@ from pathlib import Path
 import click
 import pytest
 
-from storage_backends.errors import StoreError, StoreFullError, StoreLockedError
+from storage_backends.errors import (
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreLockedError,
+)
 from tests.storage import maintenance_children as children
 from tests.storage.damage import make
 from tests.storage.place import first_batch
@@ -125,3 +131,51 @@ def test_a_reader_that_hangs_up_is_no_traceback(directory: Path, tool: str) -> N
     process.stdout.close()
     _, err = process.communicate(timeout=60)
     assert "Traceback" not in err
+
+
+def test_a_failure_in_json_is_an_object_too(capsys: pytest.CaptureFixture[str]) -> None:
+    @click.command()
+    @click.option("--json", is_flag=True)
+    def command(json: bool) -> int:
+        raise StoreLockedError("process 7")
+
+    assert run(command, ["--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"done": False, "reason": "process 7", "error": "StoreLockedError"}
+    assert err == "Error: process 7\n"
+    assert run(command, ["--jsn", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"] == "NoSuchOption"
+
+
+def test_a_full_disk_is_named_first(capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (
+        StoreFullError("x: expected room for 7 bytes, found 3"),
+        OSError(28, "No space left on device"),
+    ):
+        assert run(failing(error), []) == 2
+        assert capsys.readouterr().err.startswith("Error: disk full: ")
+
+
+def test_damage_comes_with_advice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(failing(StoreCorruptError("x: expected y, got z")), []) == 2
+    assert "run `python -m tools.verify DIR --repair`" in capsys.readouterr().err
+    assert run(failing(StoreCorruptError("x: got z: restore a copy")), []) == 2
+    assert "--repair" not in capsys.readouterr().err
+
+
+def test_sigterm_cleans_up_and_exits_143(capsys: pytest.CaptureFixture[str]) -> None:
+    cleaned = []
+
+    @click.command()
+    def command() -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            cleaned.append(True)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run(command, []) == 143
+    assert cleaned
+    assert capsys.readouterr().err.startswith("Error: terminated; the memory is as it was")
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -70,6 +70,8 @@ def test_beside_a_writer_it_exits_1_and_names_it(
         out, err = capsys.readouterr()
         assert (out, err.count("\n")) == ("", 1)
         assert f"process {pid} " in err
+        assert main([str(directory), "--wait", "0.1"]) == 1
+        assert "(waited 0.1 s)" in capsys.readouterr().err
         assert main([str(directory), "--dry-run"]) == 1
         assert f"process {pid} " in capsys.readouterr().out
 
@@ -105,7 +107,7 @@ def test_what_is_not_a_memory_exits_2_with_one_line(
 @pytest.mark.parametrize("arguments", [[], ["--wait", "-1", "x"], ["--wait", "soon", "x"]])
 def test_a_usage_error_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
-    assert "Usage: compact [OPTIONS] DIRECTORY" in capsys.readouterr().err
+    assert "Usage: python -m tools.compact [OPTIONS] DIRECTORY" in capsys.readouterr().err
 
 
 def test_help_names_options_and_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:

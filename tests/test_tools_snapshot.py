@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from storage_backends import copying
 from storage_backends.lmdb_store import LMDBStore
 from tests.storage.damage import make
 from tests.storage.place import first_batch
 from tests.tool_runs import command
+from tools._command import Terminated
 from tools.snapshot import main
 
 
@@ -78,3 +80,22 @@ def test_the_command_runs_as_a_module(directory: Path, tmp_path: Path) -> None:
     result = command("snapshot", directory, tmp_path / "copy")
     assert (result.returncode, result.stderr) == (0, "")
     assert "5 concepts" in result.stdout
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_an_interrupt_while_it_verifies_leaves_a_copy_and_says_so(
+    directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: type[BaseException],
+    status: int,
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(copying, "examine", interrupted)
+    assert main([str(directory), str(tmp_path / "copy"), "--verify"]) == status
+    assert "copy: the copy is complete, but not verified" in capsys.readouterr().err
+    with closing(LMDBStore.open(tmp_path / "copy")) as made:
+        assert made.stats().concepts == 5

@@ -135,3 +135,21 @@ def test_the_command_runs_as_a_module(directory: Path) -> None:
     result = command("stats", directory)
     assert (result.returncode, result.stderr) == (0, "")
     assert "5 of 4 dimensions" in result.stdout
+
+
+def test_the_numbers_are_of_one_commit_beside_a_writer(directory: Path) -> None:
+    with child(programs.count_up, directory) as writer:
+        line(writer)
+        for _ in range(30):
+            found = describe(directory)
+            assert found.settings["count"] == str(found.sizes.events)
+            assert found.sizes.generation == found.sizes.events - 2
+
+
+@pytest.mark.parametrize("durability", ["full", "normal"])
+def test_durability_is_that_of_the_last_commit(directory: Path, durability: str) -> None:
+    with closing(LMDBStore.open(directory, durability=durability)) as store:
+        store.commit(WriteBatch())
+        assert describe(directory).durability == durability
+    (directory / "gen-000001" / "STAMP").write_bytes(b"")
+    assert describe(directory).durability == "unknown"

@@ -136,7 +136,7 @@ def test_a_usage_error_exits_2_and_shows_the_usage(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
-    assert "Usage: verify [OPTIONS] DIRECTORY" in capsys.readouterr().err
+    assert "Usage: python -m tools.verify [OPTIONS] DIRECTORY" in capsys.readouterr().err
 
 
 def test_help_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,9 +212,10 @@ def test_a_file_with_damaged_pages_is_kept(
     file = data_file(directory)
     with open(file, "r+b") as opened:
         opened.truncate(file.stat().st_size - 2 * mmap.PAGESIZE)
-    assert main([str(directory), "--repair"]) == 1
+    assert main([str(directory), "--repair"]) == 0  # of the log and the free list alone
     out = capsys.readouterr().out
     assert "damaged: " in out
+    assert "nothing was lost" in out
     (kept,) = directory.glob("damaged-*")
     assert f"the damaged files are in {kept}: remove them" in out
 
@@ -272,3 +273,26 @@ def _opened_beside_a_reader(pipe: Path) -> int:
         except OSError:
             assert time.monotonic() < limit, "nobody reads it"
             time.sleep(0.02)
+
+
+def test_a_lost_current_or_data_file_is_named_with_what_to_do(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (directory / "CURRENT").unlink()
+    assert main([str(directory)]) == 2
+    err = capsys.readouterr().err
+    assert "found no file CURRENT in it, but gen-000001/data.mdb" in err
+    assert f"`python -m tools.verify {directory} --repair`" in err
+    assert main([str(directory), "--repair"]) == 0
+    (directory / "gen-000001" / "data.mdb").unlink()
+    assert main([str(directory)]) == 1
+    assert "gen-000001/data.mdb: expected a file, found none" in capsys.readouterr().out
+    assert main([str(directory), "--repair"]) == 2
+    assert "gen-000001: expected a memory directory, found no data.mdb in it: restore a copy" in (
+        capsys.readouterr().err
+    )
+
+
+def test_problems_come_with_advice(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(damaged)]) == 1
+    assert f"run `python -m tools.verify {damaged} --repair`" in capsys.readouterr().out

@@ -4,30 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from storage_backends.errors import StoreError, StoreLockedError
+from storage_backends.errors import (
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreLockedError,
+)
 from storage_backends.progress import Progress as Report
 from storage_backends.progress import silent
 from storage_backends.types import Problem
 
 #: Exit statuses of every command.
-FINE, NOT_DONE, FAILED, INTERRUPTED = 0, 1, 2, 130
+FINE, NOT_DONE, FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 EXIT_STATUSES = (
-    "Exit status: 0 done; 1 problems were found, or a writer has the memory open; "
-    "2 it could not be done; 130 interrupted."
+    "Exit status: 0 done, and nothing is wrong or lost; 1 problems were found, something was lost "
+    "in a repair, or a writer has the memory open; 2 it could not be done; 130 interrupted; "
+    "143 terminated."
 )
 
+_AS_IT_WAS = "the memory is as it was, or as it was to be"
+_ADVICE = "run `python -m tools.verify DIR --repair` on the memory, or restore a copy"
+
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+
+
+class Terminated(BaseException):
+    """SIGTERM has come: what is on its way is cleaned up, as after Ctrl-C."""
 
 
 def run(command: click.Command, arguments: Sequence[str] | None) -> int:
@@ -40,26 +56,62 @@ def run(command: click.Command, arguments: Sequence[str] | None) -> int:
     arguments : sequence of str, optional
         Those of the process where None.
     """
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        status = command.main(args=arguments, prog_name=command.name, standalone_mode=False)
-        return int(status or FINE)
+        with _terminable():
+            name = f"python -m tools.{command.name}"
+            status = command.main(args=given, prog_name=name, standalone_mode=False)
+            return int(status or FINE)
     except click.ClickException as error:
         error.show()
-    except click.Abort:
-        _complain("interrupted; the memory is as it was, or as it was to be")
-        return INTERRUPTED
-    except StoreLockedError as error:
-        _complain(error)
-        return NOT_DONE
-    except (StoreError, OSError) as error:
-        _complain(error)
-    except MemoryError:
-        _complain("not enough memory (RAM)")
-    return FAILED
+        kind, reason, status = type(error).__name__, error.format_message(), FAILED
+    except (click.Abort, Terminated) as error:
+        kind, reason, status = "Interrupted", f"interrupted; {_AS_IT_WAS}", INTERRUPTED
+        if isinstance(error, Terminated):
+            kind, reason, status = "Terminated", f"terminated; {_AS_IT_WAS}", TERMINATED
+        _complain(reason)
+    except (StoreError, OSError, MemoryError) as error:
+        kind, reason = type(error).__name__, _reason_of(error)
+        status = NOT_DONE if isinstance(error, StoreLockedError) else FAILED
+        _complain(reason)
+    if "--json" in given:
+        click.echo(json.dumps({"done": False, "reason": reason, "error": kind}, indent=2))
+    return status
 
 
-def _complain(error: object) -> None:
-    click.echo("Error: " + " ".join(str(error).split()), err=True)
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the block by an exception; only the main thread may ask for signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _reason_of(error: Exception) -> str:
+    """Return what an error says, in one line, with what to do about it."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return "not enough memory (RAM)"
+    if isinstance(error, StoreCorruptError) and not any(
+        word in text for word in ("--repair", "restore")
+    ):
+        return f"{text}; {_ADVICE}"
+    is_full = "room for" in text or "No space left" in text or "room left" in text
+    is_full = is_full and isinstance(error, (StoreFullError, OSError))
+    return f"disk full: {text}" if is_full else text
+
+
+def _complain(reason: str) -> None:
+    click.echo(f"Error: {reason}", err=True)
 
 
 @contextmanager

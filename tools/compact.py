@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from storage_backends.compaction import CompactReport, Figures, expect
 from storage_backends.compaction import compact as run_compact
+from storage_backends.errors import StoreLockedError
 from tools._command import (
     EXIT_STATUSES,
     FINE,
@@ -44,13 +46,23 @@ def compact(directory: Path, dry_run: bool, wait: float, verify: bool, as_json: 
     if dry_run:
         report = expect(directory)
     else:
-        with progress() as bars:
+        with progress() as bars, _telling(wait):
             report = run_compact(directory, wait=wait, verify=verify, progress=bars)
     if as_json:
         say_json(report)
     else:
         _say(report)
     return FINE if report.done else NOT_DONE
+
+
+@contextmanager
+def _telling(wait: float) -> Iterator[None]:
+    """Let a refusal say how long the command waited."""
+    try:
+        yield
+    except StoreLockedError as error:
+        waited = f" (waited {wait:g} s)" if wait else ""
+        raise StoreLockedError(f"{error}{waited}") from error
 
 
 def _say(report: CompactReport) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import click
 
+from storage_backends import layout
 from storage_backends.copying import CopyReport, copy
 from tools._command import (
     EXIT_STATUSES,
     FINE,
     NOT_DONE,
+    Terminated,
     progress,
     run,
     say_json,
@@ -32,8 +34,14 @@ def snapshot(directory: Path, destination: Path, verify: bool, as_json: bool) ->
     A writer and readers may be at work: the copy is the last commit when it began. Until it is
     complete it does not open as a memory.
     """
-    with progress() as bars:
-        report = copy(directory, destination, verify=verify, progress=bars)
+    try:
+        with progress() as bars:
+            report = copy(directory, destination, verify=verify, progress=bars)
+    except (KeyboardInterrupt, Terminated):
+        # A copy that is not complete is removed, CURRENT first of all.
+        if layout.current_name(destination) is not None:
+            click.echo(f"{destination}: the copy is complete, but not verified", err=True)
+        raise
     if as_json:
         say_json(report)
     else:

@@ -20,6 +20,11 @@ _HIGHLIGHTS = (
     "novelty_birth_threshold",
     "survival_threshold_relevance",
 )
+_DURABILITY = {
+    "full": "full: the last commit survives a power cut",
+    "normal": "normal: a power cut may undo the last commits until the writer has closed",
+    "unknown": "unknown",
+}
 _COUNTERS = ("epoch", "tick", "next_id")
 
 
@@ -52,6 +57,7 @@ def _rows(found: Description) -> Iterator[tuple[str, str]]:
     yield "log", f"{sizes.log_entries:,} entries"
     yield from _stored(found)
     yield from _on_disk(found)
+    yield "durability", _DURABILITY[found.durability]
     yield from _users(found)
 
 

@@ -112,6 +112,7 @@ def _examine_into(sender: Connection, directory: Path) -> None:
 def _say(directory: Path, found: Examination) -> None:
     if found.problems:
         say_problems(directory, found.problems)
+        click.echo(f"run `python -m tools.verify {directory} --repair`, or restore a copy")
     elif found.stats is not None:
         click.echo(f"{directory}: no problems in {_sizes(found.stats)}")
     if found.leftovers:

@@ -17,12 +17,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
+
 from storage_backends import compaction, copying, layout, repair
 from storage_backends.engine import Engine
 from storage_backends.errors import NotAStoreError
 from storage_backends.examination import examine
 from storage_backends.lmdb_store import LMDBStore
-from storage_backends.types import WriteBatch
+from storage_backends.types import EVENT, WriteBatch
 from tests.storage.engines import LARGE
 from tests.storage.picture import picture
 
@@ -49,6 +51,16 @@ def hold(directory: str) -> None:
         _say(os.getpid())
         for _ in sys.stdin:
             _say(store.commit(WriteBatch()))
+
+
+def count_up(directory: str) -> None:
+    """Commit on and on, an event and the number of all events each time; say when it has begun."""
+    with closing(LMDBStore.open(directory)) as store:
+        for number in itertools.count(len(store.events()) + 1):
+            batch = WriteBatch(events=np.zeros(1, EVENT), settings={"count": str(number).encode()})
+            store.commit(batch)
+            if store.generation() == 2:
+                _say("begun")
 
 
 def compact_forever(directory: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import threading
@@ -23,10 +24,11 @@ from storage_backends.errors import (
 )
 from storage_backends.examination import examine
 from storage_backends.lmdb_store import LMDBStore
+from storage_backends.repair import repair
 from storage_backends.types import WriteBatch
 from tests.storage import maintenance_children as children
 from tests.storage.build import ids
-from tests.storage.damage import flip, key_of, make
+from tests.storage.damage import PAGE, flip, key_of, make, overwrite
 from tests.storage.engines import LARGE, large_batch
 from tests.storage.history import batch_of
 from tests.storage.picture import picture
@@ -285,3 +287,56 @@ def test_a_stranger_gets_an_error_and_changes_nothing(memory: Path) -> None:
     let_others_in(memory)
     assert run_child(children.as_stranger, "compact", memory).strip() == "2"
     assert names(memory) == ["CURRENT", "WRITER.lock", "gen-000001"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="NOT TESTED: needs root, to give files away")
+@pytest.mark.parametrize("mode", ["compact", "repair", "damaged pages"])
+def test_what_the_superuser_replaces_stays_its_owners(memory: Path, mode: str) -> None:
+    _give_away(memory)
+    before = _owners(memory)
+    if mode == "repair":
+        flip(memory, "payload", key_of(_with_payload(memory)))
+        (memory / "WRITER.lock").unlink()
+    elif mode == "damaged pages":
+        overwrite(memory / "gen-000001" / "data.mdb", 0, bytes(PAGE))
+    umask = os.umask(0o077)
+    try:
+        compact(memory) if mode == "compact" else repair(memory)
+    finally:
+        os.umask(umask)
+    after = _owners(memory)
+    assert before.keys() >= {"", "CURRENT", "WRITER.lock", "gen", "data.mdb", "lock.mdb"}
+    assert {name: after[name] for name in before} == before
+
+
+def _give_away(directory: Path) -> None:
+    for path in [directory, *directory.rglob("*")]:
+        os.chown(path, 65534, 65533)
+        path.chmod(0o2770 if path.is_dir() else 0o660)
+
+
+def _owners(directory: Path) -> dict[str, tuple[int, int, int]]:
+    """Return owner, group and mode of everything in use, by names without the folder's number."""
+    (folder,) = directory.glob("gen-*")
+    paths = [directory, *directory.glob("[CW]*"), folder, *folder.iterdir()]
+    names = {directory: "", folder: "gen"}
+    states = {names.get(path, path.name): path.stat() for path in paths}
+    return {name: (at.st_uid, at.st_gid, at.st_mode) for name, at in states.items()}
+
+
+def _with_payload(directory: Path) -> int:
+    with closing(LMDBStore.open(directory, read_only=True)) as store:
+        return next(i for i in range(1, 60) if store.payloads(ids(i))[0] is not None)
+
+
+def test_the_room_that_is_expected_is_the_room_that_is_asked_for(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = expect(memory).needed_bytes
+    monkeypatch.setattr(folders, "room_in", lambda folder: needed - 1)
+    assert not expect(memory).done
+    with pytest.raises(StoreFullError, match=f"room for {needed:,} bytes"):
+        compact(memory)
+    monkeypatch.setattr(folders, "room_in", lambda folder: needed)
+    assert expect(memory).done
+    assert compact(memory).done

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from storage_backends import copying, folders, layout
+from storage_backends.compaction import compact
 from storage_backends.copying import copy
 from storage_backends.engine import Engine
-from storage_backends.errors import NotAStoreError, StoreFullError
+from storage_backends.errors import NotAStoreError, StoreCorruptError, StoreFullError
 from storage_backends.examination import examine
 from storage_backends.lmdb_store import LMDBStore
 from storage_backends.types import WriteBatch
 from tests.storage import maintenance_children as children
 from tests.storage.build import ids
-from tests.storage.damage import make
+from tests.storage.damage import PAGE, data_file, key_of, make, overwrite, pages_of, record_in
 from tests.storage.engines import LARGE, large_batch
 from tests.storage.history import batch_of
 from tests.storage.picture import picture
@@ -135,3 +137,36 @@ def test_damage_to_a_copy_does_not_reach_the_source(memory: Path, tmp_path: Path
             path.write_bytes(b"")
     assert layout.require_memory(memory)
     assert examine(memory).problems == ()
+
+
+def test_a_damaged_source_is_blamed_and_not_the_copy(memory: Path, tmp_path: Path) -> None:
+    path = data_file(memory)
+    before, record = path.stat(), record_in(memory, "payload", _first_payload(memory))
+    content = path.read_bytes()
+    for page in pages_of(path, 2):
+        if record in content[page * PAGE : (page + 1) * PAGE]:
+            overwrite(path, page * PAGE, bytes(PAGE))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # so that no open examines it
+    for call in (lambda: copy(memory, tmp_path / "copy"), lambda: compact(memory)):
+        with pytest.raises(StoreCorruptError) as caught:
+            call()
+        assert str(caught.value).startswith(f"{memory / 'gen-000001' / 'data.mdb'}: expected")
+        assert f"python -m tools.verify {memory}`" in str(caught.value)
+    assert not (tmp_path / "copy").exists()
+
+
+def _first_payload(directory: Path) -> bytes:
+    with closing(LMDBStore.open(directory, read_only=True)) as store:
+        return key_of(next(i for i in range(1, 60) if store.payloads(ids(i))[0] is not None))
+
+
+def test_what_a_killed_copy_left_is_named_as_that(memory: Path, tmp_path: Path) -> None:
+    (tmp_path / "copy" / "gen-000001").mkdir(parents=True)
+    with pytest.raises(NotAStoreError, match="interrupted copy has left: remove the directory"):
+        copy(memory, tmp_path / "copy")
+
+
+def test_a_copy_inside_of_the_memory_is_refused(memory: Path) -> None:
+    with pytest.raises(NotAStoreError, match="outside of the memory"):
+        copy(memory, memory / "backups" / "monday")
+    assert not (memory / "backups").exists()

@@ -126,3 +126,11 @@ def test_two_compactions_at_once_take_turns(tmp_path: Path) -> None:
         done = [compact(tmp_path, wait=30).done for _ in range(3)]
         assert done == [True] * 3
     assert examine(tmp_path).problems == ()
+
+
+def test_what_a_compactor_is_making_is_no_leftover(tmp_path: Path) -> None:
+    make(tmp_path, batch_of(1))
+    with closing(LMDBStore.open(tmp_path)):
+        (tmp_path / "next").mkdir()
+        assert examine(tmp_path).leftovers == ()
+    assert examine(tmp_path).leftovers == ("next",)

@@ -502,3 +502,17 @@ def test_a_deleted_concept_is_not_brought_back_from_a_snapshot(mapped: Path) -> 
     after = seen(mapped)
     assert 60 not in after["concepts"]
     assert (report.before.concepts, len(after["concepts"])) == (59, 59)
+
+
+def test_where_no_concept_can_be_told_and_no_snapshot_is_there_nothing_is_changed(
+    mapped: Path,
+) -> None:
+    for path in mapped.glob("gen-*/*.aesg"):
+        path.unlink()
+    _cut_in_half(data_file(mapped))
+    before = data_file(mapped).read_bytes()
+    with pytest.raises(StoreCorruptError, match="nothing was changed: restore a copy"):
+        repair(mapped)
+    assert data_file(mapped).read_bytes() == before
+    assert not list(mapped.glob("damaged-*"))
+    assert not (mapped / "next").exists()
