@@ -81,6 +81,7 @@ def _examine(path: Path, progress: Progress) -> Examination:
     at_rest = before is not None and _state_of(folder) == before
     if not at_rest or not problems:
         stats, problems = _examine_opened(path, at_rest, progress)
+    problems = [*problems, *_forgotten(path)]
     return Examination(
         directory=str(path),
         stats=None if problems else stats,
@@ -94,6 +95,11 @@ def _leftovers(path: Path) -> tuple[str, ...]:
     if locks.writer_of(path / layout.WRITER_LOCK) is not None:
         return ()
     return tuple(found.name for found in folders.leftovers(path))
+
+
+def _forgotten(path: Path) -> list[Problem]:
+    """Return a problem for each folder that was in use after the one that ``CURRENT`` names."""
+    return [Problem("directory", folder.name, folders.FORGOTTEN) for folder in folders.later(path)]
 
 
 def _state_of(folder: Path) -> tuple[int, int] | None:

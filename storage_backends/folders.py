@@ -2,11 +2,14 @@
 
 Compaction and repair make the next folder inside a directory of its own, move it beside the one
 in use when it is whole, and then let ``CURRENT`` name it. So whoever holds the writer's lock may
-remove that directory, and every folder that ``CURRENT`` does not name: these are leftovers.
+remove that directory, and the folders that ``CURRENT`` does not name: these are leftovers. But for
+one with a higher number that was in use before: then an older ``CURRENT`` was put in the place of
+a newer one, and what was committed since is in that folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -26,7 +29,15 @@ _log = logging.getLogger("aesg.storage")
 #: The directory in which the next folder is made.
 WORK = "next"
 
-_LEFTOVERS = ("gen-[0-9]*", WORK, "quarantine-*.new")
+#: What is wrong with a folder that `later` returns.
+FORGOTTEN = (
+    "expected CURRENT to name the folder that was last in use, it names an earlier one: to use "
+    "this one, close the memory and write its name into CURRENT; else remove it"
+)
+#: In a folder that was never in use.
+_UNPUBLISHED = "UNPUBLISHED"
+_FOLDERS = "gen-[0-9]*"
+_LEFTOVERS = (_FOLDERS, WORK, "quarantine-*.new")
 _MARGIN = 1 << 20  # of room: for lock files, directories, and what else a file system needs
 _META_PAGES = 2
 _LIST_PAGES = 1  # LMDB's list of the tables, which are few
@@ -37,8 +48,27 @@ def leftovers(directory: Path) -> list[Path]:
     current = layout.current_folder(directory)
     if current is None:
         return []
-    found = [path for pattern in _LEFTOVERS for path in _listed(directory, pattern)]
-    return sorted(path for path in found if path.name != current.name)
+    found = {path for pattern in _LEFTOVERS for path in _listed(directory, pattern)}
+    return sorted(found - {current, *later(directory)})
+
+
+def later(directory: Path) -> list[Path]:
+    """Return the folders that were in use after the one that ``CURRENT`` names now."""
+    current = layout.current_folder(directory)
+    if current is None:
+        return []
+    return [
+        folder
+        for folder in _listed(directory, _FOLDERS)
+        if _number(folder) > _number(current)
+        and (folder / layout.DATA).exists()
+        and not (folder / _UNPUBLISHED).exists()
+    ]
+
+
+def _number(folder: Path) -> int:
+    digits = folder.name.removeprefix("gen-")
+    return int(digits) if digits.isdecimal() else 0
 
 
 def _listed(directory: Path, pattern: str) -> list[Path]:
@@ -70,6 +100,8 @@ def tidy(directory: Path) -> None:
     try:
         for name in remove_leftovers(directory):
             _log.info("%s: removed, left of an interrupted compaction or repair", directory / name)
+        for folder in later(directory):
+            _log.warning("%s was in use after the folder that CURRENT names: it is kept", folder)
     except StoreError as error:
         _log.warning("what is left of a compaction or repair stays: %s", error)
 
@@ -103,10 +135,12 @@ def next_folder(directory: Path, current: Path) -> Iterator[Path]:
     Raises
     ------
     StoreError
-        If the directory may not be written.
+        If the directory may not be written, or a folder in it was in use after the present one.
     """
+    for forgotten in later(directory):
+        raise StoreError(f"{forgotten}: {FORGOTTEN}")
     work = directory / WORK
-    folder = work / f"gen-{int(current.name.removeprefix('gen-')) + 1:06}"
+    folder = work / f"gen-{_number(current) + 1:06}"
     remove(work)
     try:
         folder.mkdir(parents=True)
@@ -135,10 +169,14 @@ def adopt(directory: Path, made: Path, current: Path) -> Path:
             model = current / path.name
             layout.resemble(path, model if model.exists() else current / layout.DATA)
         layout.resemble(made, current)
+        (made / _UNPUBLISHED).touch()
+        layout.sync_folder(made)
         made.rename(folder)
     except OSError as error:
         raise layout.translate(error, folder, "to put the finished folder there") from error
     layout.publish(folder)
+    with contextlib.suppress(OSError):  # it says nothing of the folder in use
+        (folder / _UNPUBLISHED).unlink()
     return folder
 
 

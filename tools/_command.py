@@ -70,7 +70,7 @@ def run(command: click.Command, arguments: Sequence[str] | None) -> int:
         if isinstance(error, Terminated):
             kind, reason, status = "Terminated", f"terminated; {_AS_IT_WAS}", TERMINATED
         _complain(reason)
-    except (StoreError, OSError, MemoryError) as error:
+    except (StoreError, OSError, MemoryError, UnicodeError) as error:
         kind, reason = type(error).__name__, _reason_of(error)
         status = NOT_DONE if isinstance(error, StoreLockedError) else FAILED
         _complain(reason)

@@ -62,11 +62,19 @@ def _rows(found: Description) -> Iterator[tuple[str, str]]:
 
 
 def _stored(found: Description) -> Iterator[tuple[str, str]]:
-    config = json.loads(found.settings.get("config", "{}"))
+    config = _config_of(found)
     chosen = [f"{name} {config[name]}" for name in _HIGHLIGHTS if name in config]
     yield "config", ", ".join(chosen) or "none stored"
     counted = [f"{name} {found.settings[name]}" for name in _COUNTERS if name in found.settings]
     yield "counters", ", ".join(counted) or "none stored"
+
+
+def _config_of(found: Description) -> dict[str, object]:
+    try:
+        config = json.loads(found.settings.get("config", "{}"))
+    except ValueError:
+        config = {}
+    return config if isinstance(config, dict) else {}
 
 
 def _on_disk(found: Description) -> Iterator[tuple[str, str]]:

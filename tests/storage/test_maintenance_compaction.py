@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from storage_backends.engine import Engine
 from storage_backends.errors import (
     NotAStoreError,
     StoreCorruptError,
+    StoreError,
     StoreFullError,
     StoreLockedError,
 )
@@ -27,7 +29,7 @@ from storage_backends.lmdb_store import LMDBStore
 from storage_backends.repair import repair
 from storage_backends.types import WriteBatch
 from tests.storage import maintenance_children as children
-from tests.storage.build import ids
+from tests.storage.build import concepts, ids
 from tests.storage.damage import PAGE, flip, key_of, make, overwrite
 from tests.storage.engines import LARGE, large_batch
 from tests.storage.history import batch_of
@@ -163,6 +165,28 @@ def test_what_an_interrupted_run_left_is_removed_and_told(memory: Path) -> None:
     report = compact(memory)
     assert report.removed == ("gen-000009", "next")
     assert names(memory) == ["CURRENT", "WRITER.lock", "gen-000002"]
+
+
+def test_what_was_committed_under_a_later_folder_is_kept_when_an_older_one_is_put_back(
+    memory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    older = memory.with_name("older")
+    shutil.copytree(memory / "gen-000001", older)
+    compact(memory)
+    with closing(LMDBStore.open(memory)) as writer:
+        writer.commit(WriteBatch(concepts=concepts([60])))
+        newest = picture(writer)
+    older.rename(memory / "gen-000001")
+    (memory / layout.CURRENT).write_bytes(b"gen-000001\n")
+    assert "gen-000002" in [problem.key for problem in examine(memory).problems]
+    with caplog.at_level(logging.WARNING), closing(LMDBStore.open(memory)) as writer:
+        assert picture(writer) != newest
+    assert "gen-000002" in caplog.text
+    with pytest.raises(StoreError, match="gen-000002"):
+        compact(memory)
+    (memory / layout.CURRENT).write_bytes(b"gen-000002\n")
+    with closing(LMDBStore.open(memory, read_only=True)) as reader:
+        assert picture(reader) == newest
 
 
 def test_the_next_writer_removes_what_an_interrupted_run_left(memory: Path) -> None:
