@@ -1,8 +1,9 @@
 """Opening a large memory, and what readers of it share.
 
-Fresh processes open the same directory read-only: time to open, time of the first answer, the
-same with nothing of the files in the page cache, against reading all records; then the memory of
-one reader and of four at once, each after ``--turns`` calls of sixteen queries.
+Fresh processes open the same directory read-only: time to open, time of the first answer
+(medians of five), with the files in the page cache and with nothing of them there, against reading
+all records; then the memory of one reader and of four at once, each after ``--turns`` calls of
+sixteen queries.
 
     python benchmarks/opening.py [--concepts 1000000] [--dim 64] [--edges 10] [--folder DIR]
 """
@@ -10,8 +11,10 @@ one reader and of four at once, each after ``--turns`` calls of sixteen queries.
 from __future__ import annotations
 
 import os
+import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -27,6 +30,7 @@ from storage_backends.lmdb_store import LMDBStore
 from storage_backends.view import View
 
 READERS = 4
+REPEATS = 5
 _MB = 1e6
 
 
@@ -55,6 +59,14 @@ def read_all(directory: Path) -> float:
     """Return the seconds that it takes to build a view of all records."""
     with closing(LMDBStore.open(directory, read_only=True)) as store:
         return seconds(lambda: View.of(store.load()))
+
+
+def read_files(directory: Path) -> None:
+    """Bring the memory's files into the page cache."""
+    for path in directory.glob("gen-*/*"):
+        with open(path, "rb") as file:
+            while file.read(1 << 22):
+                pass
 
 
 def forget(directory: Path) -> None:
@@ -92,16 +104,23 @@ def readers(directory: Path, count: int, concepts: int, dim: int, turns: int) ->
         return [job.result() for job in jobs]
 
 
+def medians(runs: Sequence[Opened]) -> list[float]:
+    """Return the median of each time."""
+    rows = [(run.opening, run.first, run.later) for run in runs]
+    return [statistics.median(column) for column in zip(*rows, strict=True)]
+
+
 def show_opening(console: Console, directory: Path, concepts: int, dim: int) -> None:
     """Measure and print how a fresh process opens the memory."""
     table = Table("a fresh process", "open, ms", "first answer, ms", "an answer later, ms")
     for state in ("files in the page cache", "nothing in the page cache"):
-        if state.startswith("nothing"):
-            forget(directory)
-        with processes(1) as pool:
-            found = pool.submit(open_once, directory, concepts, dim).result()
-        times = (found.opening, found.first, found.later)
-        table.add_row(state, *(f"{each * 1e3:.1f}" for each in times))
+        prepare = forget if state.startswith("nothing") else read_files
+        runs = []
+        for _ in range(REPEATS):
+            prepare(directory)
+            with processes(1) as pool:
+                runs.append(pool.submit(open_once, directory, concepts, dim).result())
+        table.add_row(state, *(f"{each * 1e3:.1f}" for each in medians(runs)))
     with processes(1) as pool:
         table.add_row(
             "reading all records", f"{pool.submit(read_all, directory).result() * 1e3:,.0f}"
