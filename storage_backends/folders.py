@@ -249,6 +249,15 @@ def require_room(folder: Path, needed: int) -> None:
 
 
 def room_in(folder: Path) -> int:
-    """Return the bytes that may still be written to the file system of a folder."""
-    system = os.statvfs(folder)
+    """Return the bytes that may still be written to the file system of a folder.
+
+    Raises
+    ------
+    StoreError
+        If the folder is gone.
+    """
+    try:
+        system = os.statvfs(folder)
+    except OSError as error:
+        raise layout.translate(error, folder, "to see what room there is") from error
     return system.f_bavail * system.f_frsize
