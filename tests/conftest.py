@@ -8,8 +8,6 @@ from pathlib import Path
 
 # Before torch or faiss is imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A shell ignores Ctrl-C for what it starts in the background, and that is inherited too.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from hypothesis import settings
@@ -17,6 +15,11 @@ from hypothesis import settings
 # A deadline measures the machine, and is missed at random on a busy one.
 settings.register_profile("aesg", deadline=None)
 settings.load_profile("aesg")
+
+
+def pytest_configure() -> None:
+    # A shell ignores Ctrl-C for what it starts in the background, and that is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
