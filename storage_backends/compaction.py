@@ -22,10 +22,9 @@ from storage_backends.locks import WriterLock
 from storage_backends.opening import Tables, Transaction
 from storage_backends.progress import Progress, silent
 from storage_backends.recovery import from_snapshot
+from storage_backends.staleness import EDGES_FOR_ONE
 from storage_backends.types import Problem, StoreStats
 
-#: Edges from which even a small memory has a snapshot.
-_MANY_EDGES = 10 * EXACT_BELOW
 #: Bytes of a seed graph for each concept: its neighbours on the lowest layer, and a few above.
 _GRAPH_BYTES = 300
 
@@ -227,7 +226,7 @@ def _expected(store: LMDBStore, before: Figures) -> Figures:
 def _snapshot_bytes(transaction: Transaction, tables: Tables, before: Figures) -> int:
     """Return about how large a snapshot will be."""
     slots = before.concepts + before.tombstones
-    if before.concepts <= EXACT_BELOW and before.edges <= _MANY_EDGES:
+    if before.concepts <= EXACT_BELOW and before.edges <= EDGES_FOR_ONE * EXACT_BELOW:
         return 0
     if before.snapshot_bytes:
         return before.snapshot_bytes * before.concepts // slots

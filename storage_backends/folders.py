@@ -48,8 +48,8 @@ def leftovers(directory: Path) -> list[Path]:
     current = layout.current_folder(directory)
     if current is None:
         return []
-    found = {path for pattern in _LEFTOVERS for path in _listed(directory, pattern)}
-    return sorted(found - {current, *later(directory)})
+    found = [path for pattern in _LEFTOVERS for path in _listed(directory, pattern)]
+    return sorted(path for path in found if path != current and not _is_later(path, current))
 
 
 def later(directory: Path) -> list[Path]:
@@ -57,13 +57,16 @@ def later(directory: Path) -> list[Path]:
     current = layout.current_folder(directory)
     if current is None:
         return []
-    return [
-        folder
-        for folder in _listed(directory, _FOLDERS)
-        if _number(folder) > _number(current)
-        and (folder / layout.DATA).exists()
-        and not (folder / _UNPUBLISHED).exists()
-    ]
+    return [folder for folder in _listed(directory, _FOLDERS) if _is_later(folder, current)]
+
+
+def _is_later(path: Path, current: Path) -> bool:
+    """Return whether a path is a folder that was in use after the present one."""
+    return (
+        _number(path) > _number(current)
+        and (path / layout.DATA).exists()
+        and not (path / _UNPUBLISHED).exists()
+    )
 
 
 def _number(folder: Path) -> int:
@@ -137,8 +140,8 @@ def next_folder(directory: Path, current: Path) -> Iterator[Path]:
     StoreError
         If the directory may not be written, or a folder in it was in use after the present one.
     """
-    for forgotten in later(directory):
-        raise StoreError(f"{forgotten}: {FORGOTTEN}")
+    if forgotten := later(directory):
+        raise StoreError(f"{forgotten[0]}: {FORGOTTEN}")
     work = directory / WORK
     folder = work / f"gen-{_number(current) + 1:06}"
     remove(work)
