@@ -4,7 +4,7 @@
 # make torture               kills, power cuts, faults and damage by the thousand (20 minutes)
 # make bench                 the benchmarks
 # make serve-demo            serve a memory over HTTP while it is written and killed (3 minutes)
-# make clean                 remove what the above wrote, except the virtual environment
+# make clean                 remove what the above wrote, except what was installed
 #
 # Everything runs in a virtual environment in $(VENV), made from $(PYTHON) at the first call.
 
@@ -43,10 +43,11 @@ bench: $(VENV)/.installed-test
 serve-demo: $(VENV)/.installed-serve
 	$(BIN)/python -m examples.serving.run $(ARGS)
 
-$(VENV)/.installed-%: pyproject.toml constraints.txt
+$(VENV)/.installed-%: pyproject.toml constraints.txt storage_backends/spreading/_kernel.c
 	@echo "Installing into $(VENV) (the first time takes a few minutes)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) -e ".[$*]"
+	$(BIN)/python -m storage_backends.spreading
 	touch $@
 
 clean:

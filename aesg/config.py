@@ -26,9 +26,11 @@ class AESGConfig:
     max_edges_per_node : int
         Out-edges that one concept keeps; the weakest yield. Range: >= 1.
     spreading_activation_steps : int
-        Hops that activation travels. Range: >= 1.
+        Hops that activation travels. Range: [1, 64].
     spreading_activation_decay : float
         Share of activation that survives one hop. Range: [0, 1].
+    spreading_activation_frontier : int
+        Concepts that pass activation on in one hop, the most active ones; 0 lets all. Range: >= 0.
     region_facilitation_multiplier : float
         Factor of an edge's share when it stays in the query's dominant region. Range: >= 0.
     novelty_explanation_threshold : float
@@ -49,11 +51,14 @@ class AESGConfig:
     merge_similarity_threshold : float
         Cosine above which two concepts are merged. Range: [0, 1].
     split_density_threshold : int
-        Edges beyond which a concept is split. Range: >= 1.
+        Edges beyond which a concept is split; one of ``max_edges_per_node`` edges is in any case.
+        Range: >= 1.
     abstraction_enabled : bool
         Whether concepts are formed over tight groups of others.
     region_detection_interval : int
         Consolidations from one detection of regions to the next. Range: >= 1.
+    max_events : int
+        Events that the evolution log keeps; the oldest yield. Range: >= 1.
     learning_rate : float
         Learning rate of the default optimizer. Range: > 0.
     batch_size : int
@@ -75,6 +80,7 @@ class AESGConfig:
     max_edges_per_node: int = 1000
     spreading_activation_steps: int = 3
     spreading_activation_decay: float = 0.8
+    spreading_activation_frontier: int = 0
     region_facilitation_multiplier: float = 1.5
     novelty_explanation_threshold: float = 0.6
     novelty_birth_threshold: int = 3
@@ -87,6 +93,7 @@ class AESGConfig:
     split_density_threshold: int = 800
     abstraction_enabled: bool = True
     region_detection_interval: int = 50
+    max_events: int = 1_000_000
     learning_rate: float = 1e-3
     batch_size: int = 32
     memory_mode: str = "TRAIN"

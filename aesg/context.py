@@ -26,8 +26,9 @@ class Found:
         Length of the raw queries.
     ids : (N, K) uint64
         Concepts, most active first; 0 pads.
-    parents : (N, K) uint64
-        The concept that activation came from; 0 for a seed.
+    paths : (N, K, H) uint64
+        The concepts that activation came through in at most ``H`` hops, from the one that sent it
+        here back to a seed. 0 follows the seed, and is all that a seed has itself.
     cosines : (N, K) float32
         Similarity of key and query.
     value_kinds : (N, K) uint8
@@ -47,7 +48,7 @@ class Found:
     queries: Floats
     norms: Floats
     ids: Ids
-    parents: Ids
+    paths: Ids
     cosines: Floats
     value_kinds: NDArray[np.uint8]
     value_ids: NDArray[np.int64]
@@ -55,6 +56,11 @@ class Found:
     origins: Ids
     followed: NDArray[np.bool_]
     sequences: tuple[int, int]
+
+    @property
+    def parents(self) -> Ids:
+        """The concept that activation came from, ``(N, K)`` uint64; 0 for a seed."""
+        return self.paths[..., 0]
 
 
 @dataclass(frozen=True)
@@ -139,14 +145,14 @@ class RetrievedContext:
     def paths(self) -> list[list[int]]:
         """Ids from the seed to each concept, of all queries in turn.
 
-        A concept that was reached from one that did not stay among the retrieved begins there.
+        Each step is an edge; concepts on the way need not be among the retrieved.
         """
-        rows = zip(self.found.ids.tolist(), self.found.parents.tolist(), strict=True)
+        rows, places = np.nonzero(self.found.ids)
+        ends = self.found.ids[rows, places].tolist()
+        ways = self.found.paths[rows, places].tolist()
         return [
-            _path(concept_id, dict(zip(ids, parents, strict=True)))
-            for ids, parents in rows
-            for concept_id in ids
-            if concept_id
+            [*(each for each in reversed(way) if each), end]
+            for way, end in zip(ways, ends, strict=True)
         ]
 
     def detached(self) -> RetrievedContext:
@@ -169,10 +175,3 @@ class RetrievedContext:
     def _listed(self, places: slice) -> list[int]:
         ids = self.found.ids[:, places]
         return [int(concept_id) for concept_id in ids[ids != 0]]
-
-
-def _path(concept_id: int, parents: dict[int, int]) -> list[int]:
-    path = [concept_id]
-    while parents.get(path[-1], 0) and parents[path[-1]] not in path:
-        path.append(parents[path[-1]])
-    return path[::-1]

@@ -14,12 +14,16 @@ from torch import Tensor
 
 from aesg.context import Found, RetrievedContext
 from aesg.errors import AESGMemoryError
+from aesg.graph.arrays import unit
 from aesg.graph.novelty import Experience
 from storage_backends.adjacency import Slots
 from storage_backends.types import Floats, ValueKind
 
 #: The outcome that says "not known" (the ``ignore_index`` of cross-entropy).
 UNKNOWN = -100
+
+#: By how much probabilities may miss a sum of one: half precision rounds coarsely.
+_ROUNDING = 0.1
 
 #: Bytes of retrievals that wait to be learned from; beyond them the oldest are forgotten.
 _MOST_DEFERRED = 1 << 28
@@ -68,10 +72,9 @@ class Waiting:
         Raises
         ------
         AESGMemoryError
-            If its outcomes do not fit its queries.
+            If its outcomes or log-probabilities do not fit its queries.
         """
-        if deferred.outcomes is not None:
-            _check_outcomes(deferred.outcomes, deferred.context)
+        check(deferred)
         self._held.append(deferred)
         self._bytes += deferred.nbytes
         while self._bytes > _MOST_DEFERRED and len(self._held) > 1:
@@ -98,6 +101,44 @@ class Waiting:
         deferred = self._held.popleft()
         self._bytes -= deferred.nbytes
         return deferred
+
+
+def check(deferred: Deferred) -> None:
+    """Raise `AESGMemoryError` unless what is said of a retrieval fits its queries.
+
+    Log-probabilities are looked at where `known` says that they are read.
+    """
+    if deferred.outcomes is not None:
+        _check_outcomes(deferred.outcomes, deferred.context)
+    count, log_probs = len(deferred.context.found.queries), deferred.log_probs
+    if log_probs is None:
+        return
+    if not log_probs.ndim or log_probs.shape[:-1].numel() != count:
+        raise AESGMemoryError(
+            f"Log-probabilities do not fit the queries: expected shape (..., V) for {count} of "
+            f"them, got shape {tuple(log_probs.shape)}"
+        )
+    _check_sums(log_probs, known(deferred))
+
+
+def known(deferred: Deferred) -> NDArray[np.bool_]:
+    """Tell of which queries ``(N,)`` it is known what came, or nothing is asked for."""
+    outcomes, count = deferred.outcomes, len(deferred.context.found.ids)
+    if outcomes is None or outcomes.is_floating_point():
+        return np.ones(count, np.bool_)
+    held: NDArray[np.bool_] = (outcomes.reshape(-1) != UNKNOWN).cpu().numpy()
+    return held
+
+
+def _check_sums(log_probs: Tensor, read: NDArray[np.bool_]) -> None:
+    sums = log_probs.detach().float().logsumexp(-1).exp().reshape(-1).cpu().numpy()
+    wrong = np.flatnonzero(read & ~(np.abs(sums - 1) <= _ROUNDING))  # NaN is wrong too
+    if len(wrong):
+        query = int(wrong[0])
+        raise AESGMemoryError(
+            f"Log-probabilities of query {query}: expected logarithms of probabilities that sum to "
+            f"1 (`log_softmax` makes them of scores), got a sum of {sums[query]:.3g}"
+        )
 
 
 def _check_outcomes(outcomes: Any, context: RetrievedContext) -> None:
@@ -178,9 +219,9 @@ def _with_vectors(context: RetrievedContext, outcomes: Tensor, threshold: float)
         raise AESGMemoryError("Outcomes hold NaN or infinity: expected finite numbers")
     mixed = _array(context.aggregate(), (count, dim))
     held = _array(context.vectors, (*found.ids.shape, dim))
-    similar = np.matmul(_unit(held), _unit(vectors)[:, :, None])[..., 0]  # (N, K)
+    similar = np.matmul(unit(held), unit(vectors)[:, :, None])[..., 0]  # (N, K)
     right = (similar >= threshold) & (found.ids != 0)
-    explained = np.clip((_unit(mixed) * _unit(vectors)).sum(-1), 0, 1)
+    explained = np.clip((unit(mixed) * unit(vectors)).sum(-1), 0, 1)
     value_ids = np.zeros(count, np.int64)
     everything = np.ones(count, np.bool_)
     return _experience(found, ValueKind.VECTOR, value_ids, vectors, explained, right, everything)
@@ -191,7 +232,7 @@ def _without_outcome(context: RetrievedContext, threshold: float) -> Experience:
     count, dim = found.queries.shape
     weights = _array(context.weights, found.ids.shape)
     keys = _array(context.keys, (*found.ids.shape, dim))
-    mixed = _unit((weights[:, :, None] * keys).sum(1))
+    mixed = unit((weights[:, :, None] * keys).sum(1))
     explained: Floats = (mixed * found.queries).sum(-1)
     right = np.zeros(found.ids.shape, np.bool_)
     if found.ids.shape[1]:
@@ -235,6 +276,7 @@ def _experience(
         found=found.ids[known],
         cosines=found.cosines[known],
         right=(right & directed[:, None])[known],
+        parents=found.parents[known],
         origins=found.origins[known],
         previous=_previous(found.sequences, known),
     )
@@ -254,9 +296,3 @@ def _array(tensor: Tensor, shape: tuple[int, ...]) -> Floats:
     """Return a tensor as a float32 array of the given shape."""
     array: Floats = tensor.detach().float().cpu().numpy().reshape(shape)
     return array
-
-
-def _unit(vectors: Floats) -> Floats:
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    unit: Floats = np.divide(vectors, np.where(norms > 0, norms, 1), dtype=np.float32)
-    return unit

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from aesg import binding
 from aesg._seam import storage_errors
-from aesg.attention import attend
 from aesg.config import AESGConfig
 from aesg.context import RetrievedContext
 from aesg.errors import AESGMemoryError
 from aesg.learning import Deferred, Waiting, experience_of
-from aesg.memory_handle import MemoryHandle, resolved
-from aesg.memory_inputs import check_top_k, ids_of, keys_of, queries_of, values_of
+from aesg.memory_handle import resolved
+from aesg.memory_inputs import check_log_probs, keys_of, values_of
+from aesg.memory_reading import DEFAULT_TOP_K, MemoryReading
 from aesg.modes import MemoryMode
-from aesg.payload import pack_payloads, unpack_payload
-from aesg.reading import Reading, read
-from storage_backends.spreading import Spread
-from storage_backends.types import Ids
-
-#: Concepts that one query retrieves unless it asks for another number.
-DEFAULT_TOP_K = 32
-#: Initial scale of cosines in the attention: a temperature of one tenth.
-_FIRST_SCALE = 10.0
-_FIRST_RECENCY = 0.5
+from aesg.payload import pack_payloads
+from storage_backends.types import Floats, Ids
 
 
-class AESGMemory(MemoryHandle):
+class AESGMemory(MemoryReading):
     """A persistent memory of concepts that a model queries at every forward pass.
 
     All handles of a process on one directory share one memory; each has its own mode, its own
@@ -67,14 +59,9 @@ class AESGMemory(MemoryHandle):
         self, directory: str | os.PathLike[str] | None = None, config: AESGConfig | None = None
     ) -> None:
         super().__init__(directory, config)
-        config = self.config
-        self.abstraction_projection = nn.Linear(config.vector_dim, config.vector_dim, bias=False)
-        nn.init.zeros_(self.abstraction_projection.weight)
-        self.log_scale = nn.Parameter(torch.tensor(_FIRST_SCALE).log())
-        self.recency = nn.Parameter(torch.tensor(_FIRST_RECENCY))
-        self.null_logit = nn.Parameter(torch.tensor(0.0))
         self._deferred = Waiting()
         self._trail: Ids | None = None
+        self._resting = False
         self._bind(read_only=self._reads_only())
 
     @classmethod
@@ -145,58 +132,6 @@ class AESGMemory(MemoryHandle):
                 state.commit_if_due()
         return context
 
-    def recall(
-        self,
-        query: Tensor,
-        *,
-        outcomes: Tensor | None = None,
-        top_k: int = DEFAULT_TOP_K,
-        origins: Tensor | None = None,
-        vectors: bool = True,
-    ) -> RetrievedContext:
-        """Retrieve concepts and learn nothing; for layers that know more than the query.
-
-        Parameters
-        ----------
-        query : (..., D) tensor
-        outcomes : (B, T) int64 tensor, optional
-            What came after each position of ``(B, T, D)`` queries; -100 where it is not known.
-            Position ``t`` uses those before ``t``: the successors of concepts that were right are
-            followed, and the search is skipped.
-        top_k, origins
-            As for `retrieve`.
-        vectors : bool
-            Whether to gather ``context.vectors`` besides the keys; a layer that needs integer
-            values alone saves the time.
-
-        Raises
-        ------
-        AESGNavigationError
-            If the query has another width, or holds NaN or infinity, or an argument does not fit.
-        """
-        check_top_k(top_k)
-        queries = queries_of(query, self.vector_dim, outcomes, origins)
-        self.refresh()
-        state = self._state
-        config = self.config
-        settings = Spread(
-            hops=config.spreading_activation_steps,
-            decay=config.spreading_activation_decay,
-            region_multiplier=config.region_facilitation_multiplier,
-        )
-        with state.lock.shared(), storage_errors(f"read memory '{self.directory}'"):
-            state.require_width(self.vector_dim)  # of what the refresh brought
-            reading = read(
-                state.scope,
-                queries,
-                top_k,
-                settings,
-                state.clock.tick,
-                exclude_own=self._mode in (MemoryMode.TRAIN, MemoryMode.FINETUNE),
-                vectors=vectors,
-            )
-        return self._context(query, reading)
-
     # Learning
 
     def defer(
@@ -219,8 +154,9 @@ class AESGMemory(MemoryHandle):
         Raises
         ------
         AESGMemoryError
-            If the outcomes do not fit the queries, as in `observe`.
+            If outcomes or log-probabilities do not fit the queries.
         """
+        check_log_probs(log_probs)
         if self._permissions.create_concepts:
             log_probs = None if log_probs is None else log_probs.detach()
             self._deferred.add(Deferred(context.detached(), outcomes, log_probs))
@@ -247,8 +183,23 @@ class AESGMemory(MemoryHandle):
         """
         self._deferred.observe(outcomes)
 
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Let `update_topology` do nothing for a block, in every mode.
+
+        For what runs beside the memory and not with it: a memory that nobody asks would age all
+        the same, and in TRAIN prune what it holds. Other handles are not at rest.
+        """
+        before, self._resting = self._resting, True
+        try:
+            yield
+        finally:
+            self._resting = before
+
     def update_topology(self) -> None:
-        """Learn from the queries since the last call; age, prune and commit where it is due.
+        """Learn from the queries since the last call; consolidate and commit where it is due.
+
+        Does nothing `at_rest`.
 
         Raises
         ------
@@ -257,6 +208,8 @@ class AESGMemory(MemoryHandle):
         AESGStorageError
             If what was learned cannot be written; it waits for the next commit.
         """
+        if self._resting:
+            return
         allowed = self._permissions
         if not allowed.consolidation:
             self._deferred = Waiting()
@@ -268,7 +221,7 @@ class AESGMemory(MemoryHandle):
                     self._learn(deferred)
                 except AESGMemoryError as error:
                     wrong = wrong or error
-            state.advance(self.config, allowed.evolutionary_pressure)
+            state.advance(self.config, allowed, self._projection)
             state.commit_if_due()
         if wrong is not None:
             raise wrong
@@ -328,19 +281,6 @@ class AESGMemory(MemoryHandle):
             pruned_to = most if allowed.evolutionary_pressure else None
             return state.remember(vectors, kind, value_ids, value_vectors, packed, own, pruned_to)
 
-    def payloads(self, concept_ids: Ids | Sequence[int]) -> list[Any]:
-        """Return the payload of each concept; None where there is none.
-
-        Raises
-        ------
-        AESGMemoryError
-            If an id is not an integer from 0 to 2**64 - 1.
-        """
-        ids = ids_of(concept_ids)
-        self.refresh()
-        with storage_errors(f"read memory '{self.directory}'"):
-            return [unpack_payload(each) for each in self._state.payloads(ids)]
-
     def reset_state(self) -> None:
         """Forget where navigation stands, and retrievals that were not learned from yet.
 
@@ -353,41 +293,13 @@ class AESGMemory(MemoryHandle):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy takes along: not what waits to be learned from."""
-        return {**super().__getstate__(), "_deferred": Waiting(), "_trail": None}
+        fresh = {"_deferred": Waiting(), "_trail": None, "_resting": False}
+        return {**super().__getstate__(), **fresh}
 
-    def _context(self, query: Tensor, reading: Reading) -> RetrievedContext:
-        """Return the columns of a reading as tensors of the query's shape and device."""
-        shape = (*query.shape[:-1], reading.keys.shape[1])
-
-        def tensor(column: NDArray[Any], *tail: int) -> Tensor:
-            return torch.from_numpy(column).to(query.device).view(*shape, *tail)
-
-        keys = tensor(reading.keys, self.vector_dim)
-        mask = tensor(reading.found.ids != 0)
-        activations = tensor(reading.activations)
-        ages = tensor(reading.ages)
-        with torch.autocast(query.device.type, enabled=False):
-            attention = attend(
-                query.float(),
-                keys,
-                mask,
-                activations,
-                ages,
-                scale=self.log_scale.float().exp(),
-                recency=self.recency.float(),
-                null_logit=self.null_logit.float(),
-                projection=self.abstraction_projection.weight.float(),
-            )
-        return RetrievedContext(
-            keys=keys,
-            weights=attention.weights,
-            mask=mask,
-            activations=activations,
-            ages=ages,
-            abstract=attention.abstract,
-            abstract_weight=attention.abstract_weight,
-            found=reading.found,
-        )
+    def _projection(self) -> Floats:
+        """Return the weight that abstract concepts are formed with, ``(D, D)``."""
+        weight: Floats = self.abstraction_projection.weight.detach().float().cpu().numpy()
+        return weight
 
     def _learn(self, deferred: Deferred) -> Ids:
         """Take in one retrieval; return the concept that stands for each query, 0 for none."""

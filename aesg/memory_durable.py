@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from aesg.config import AESGConfig
 from aesg.errors import AESGConfigError
-from aesg.graph.pending import Clock, Pending, joined
+from aesg.evolution import Evolution
+from aesg.graph.arrays import ids_of
+from aesg.graph.association import Values, associate, unanswered
+from aesg.graph.clock import Clock
+from aesg.graph.draft import joined
+from aesg.graph.edges import EDGE_DECAY, Coactivation
+from aesg.graph.pending import Pending
 from aesg.graph.shortterm import ShortTermMemory
 from aesg.memory_lock import ReadersWriterLock
-from aesg.memory_stored import clock_of, config_of, saves_of, settings_of, with_created
+from aesg.memory_stored import are_edges_dated, clock_of, config_of, saves_of, settings_of
 from aesg.modes import MemoryMode
 from storage_backends.engine import Engine
 from storage_backends.errors import StoreClosedError
 from storage_backends.protocol import Store
-from storage_backends.types import Concepts, Ids
+from storage_backends.types import EVENT, Concepts, Ids, WriteBatch
 from storage_backends.view import View
 
 _log = logging.getLogger("aesg.memory")
+
+Read = TypeVar("Read")
 
 #: Group commit: whichever comes first.
 _COMMIT_CHANGES = 4_096
@@ -64,15 +73,23 @@ class DurableState:
         self.clock: Clock
         self.shortterm: ShortTermMemory
         self._loaded: int  # generation that the three show
+        self._coactivation = Coactivation()
         self._saves = -1  # of the window that `shortterm` was last loaded from, or saved as
         self._load()
         self._pending = Pending()
+        self._open_values: Values | None = None  # that no key has resembled yet; None: not sought
+        self._evolution = Evolution()
         self._unsaved = False  # whether the short-term window differs from the stored one
 
     @property
     def view(self) -> View:
         """The graph as last committed."""
         return self.engine.view()
+
+    @property
+    def edge_decay(self) -> float:
+        """Confidence that an unused edge keeps per consolidation epoch."""
+        return EDGE_DECAY if are_edges_dated(self.view.settings) else 1.0
 
     @property
     def read_only(self) -> bool:
@@ -93,7 +110,7 @@ class DurableState:
     @property
     def provisional_count(self) -> int:
         """Number of concepts in short-term memory that are not born."""
-        waiting = np.fromiter(self._pending.born, np.uint64, len(self._pending.born))
+        waiting = ids_of(self._pending.born)
         return len(self.shortterm) - int((self.shortterm.find(waiting) >= 0).sum())
 
     def adopt(self, config: AESGConfig) -> None:
@@ -147,13 +164,39 @@ class DurableState:
             self._load()
             return True
 
+    def resolve(self, ids: Ids) -> Ids:
+        """Return the concept that stands for each id: itself, or what it was merged into.
+
+        0 where nothing does. Callers share the lock.
+        """
+        held = (self.view.slots(ids) >= 0) | (self.shortterm.find(ids) >= 0)
+        present = np.where(held, ids, np.uint64(0))
+        if not held.all():
+            present[~held] = self.engine.store.resolve(ids[~held])
+        return present
+
+    def stored_payloads(self, ids: Ids) -> Sequence[bytes | None]:
+        """Return the payload of each concept; None where there is none. Callers have the lock."""
+        return self.engine.store.payloads(ids)
+
     def payloads(self, ids: Ids) -> Sequence[bytes | None]:
-        """Return the payload of each concept; None where there is none."""
+        """Return the payload of what stands for each concept; None where there is none.
+
+        The view is not asked: it may be older than what a merge has left of the payloads.
+        """
+        return self._read(lambda: self.engine.store.resolved_payloads(ids))
+
+    def present(self, ids: Ids) -> Ids:
+        """Do what `resolve` does, for callers that do not have the lock."""
+        return self._read(lambda: self.resolve(ids))
+
+    def _read(self, read: Callable[[], Read]) -> Read:
+        """Read from the store, which is opened again where a failed write has closed it."""
         with self.lock.shared(), suppress(StoreClosedError):
-            return self.engine.store.payloads(ids)
-        with self.lock.alone():  # a failed write has closed the store
+            return read()
+        with self.lock.alone():
             self.revive()
-            return self.engine.store.payloads(ids)
+            return read()
 
     def read_on(self) -> None:
         """Save, and let another process write from now on."""
@@ -175,13 +218,14 @@ class DurableState:
 
     def commit_if_due(self) -> None:
         """Commit when enough has gathered, or when it has waited long enough."""
-        waiting = self._pending
-        age = time.monotonic() - waiting.since
-        if len(waiting) >= _COMMIT_CHANGES or (len(waiting) and age >= _COMMIT_SECONDS):
+        waiting, now = self._pending, time.monotonic()
+        if not len(waiting):
+            waiting.since = now
+        elif len(waiting) >= _COMMIT_CHANGES or now - waiting.since >= _COMMIT_SECONDS:
             self.commit()
 
     def commit_waiting(self) -> None:
-        """Commit what is born, linked or pruned; the short-term window can wait for `save`."""
+        """Commit what waits; the short-term window can wait for `save`."""
         if not self.read_only and len(self._pending):
             self.commit()
 
@@ -194,9 +238,10 @@ class DurableState:
             stored.get(name) == value
             for name, value in settings_of(self.clock, self.config, self._saves).items()
         )
-        if self._unsaved or len(self._pending) or self._pending.events or not known:
-            born = np.fromiter(self._pending.born, np.uint64, len(self._pending.born))
-            self.commit(shortterm=self.shortterm.dump(without=born))
+        if self._unsaved or len(self._pending) or not known:
+            born = ids_of(self._pending.born)
+            window = self.shortterm.dump(without=born)
+            self.commit(shortterm={**window, "pairs": self._coactivation.dump()})
             self._unsaved = False
 
     def commit(
@@ -211,29 +256,74 @@ class DurableState:
         """
         self.revive()
         self.engine.refresh()  # an interrupt may have come between a commit and its view
-        most_edges = self.config.max_edges_per_node
+        self.date_edges()
+        newcomers = self._pending.newcomers(self.view, self.shortterm, self.clock)
+        new = joined([newcomers] if concepts is None else [newcomers, concepts]) or newcomers
+        least = self.config.novelty_explanation_threshold
+        if self._open_values is None and len(new):
+            self._open_values = unanswered(self.view, self.vector_dim)
+        open_values = self._open_values or Values.none(self.vector_dim)
+        called_for = associate(self.view, new, open_values, least)
+        batch = self._pending.batch(
+            self.view, self.shortterm, self.clock, new, called_for, self.config.max_edges_per_node
+        )
+        batch = replace(batch, payloads=payloads or {})
+        waiting = None if self._open_values is None else called_for.waiting
+        self._write(batch, shortterm, partial(self._settle, newcomers.ids, waiting))
+
+    def date_edges(self) -> None:
+        """Let edges that an earlier release wrote weaken from now on, not from the beginning."""
+        view = self.view
+        if are_edges_dated(view.settings) or not view.adjacency.edge_count:
+            return
+        sources = np.flatnonzero(view.adjacency.rows.field("count").whole())
+        stats = view.stats[sources]
+        stats["edge_epoch"] = self.clock.epoch
+        self.apply(WriteBatch(stats_ids=view.ids[sources], stats=stats))
+
+    def apply(self, batch: WriteBatch | None) -> None:
+        """Write a change of the present view, durably; None changes nothing.
+
+        The events that wait go with it: those of the consolidation that it is part of.
+        """
+        if batch is None:
+            return
+        self.revive()
+        if batch.concepts is not None and len(batch.concepts):
+            following = int(batch.concepts.ids.max()) + 1
+            self.clock.next_id = max(self.clock.next_id, following)
+        waiting = np.array(self._pending.events, EVENT)
+        batch = replace(batch, events=np.concatenate([waiting, batch.events], dtype=EVENT))
+        self._write(batch, None, partial(self._settle_applied, batch.aliases))
+
+    def _write(
+        self,
+        batch: WriteBatch,
+        shortterm: Mapping[str, bytes] | None,
+        settle: Callable[[], None],
+    ) -> None:
+        """Commit a batch with the settings; call ``settle`` once it is durable."""
         saves = self._saves + (shortterm is not None)
         if shortterm is not None:
             shortterm = {**shortterm, "saves": str(saves).encode()}
-        batch = self._pending.batch(self.view, self.shortterm, self.clock, most_edges)
-        generation = self.view.generation
+        batch = replace(
+            batch,
+            most_events=self.config.max_events,
+            shortterm=shortterm,
+            settings=settings_of(self.clock, self.config, saves),
+        )
+        before = self.view
         try:
-            self.engine.commit(
-                replace(
-                    batch,
-                    concepts=joined(batch.concepts, concepts),
-                    payloads=payloads or {},
-                    events=with_created(batch.events, concepts) if concepts else batch.events,
-                    shortterm=shortterm,
-                    settings=settings_of(self.clock, self.config, saves),
-                )
-            )
+            self.engine.commit(batch)
         except BaseException:
-            if self._reached_since(generation):  # durable, though not in view yet
-                self._settle(batch.concepts, saves)
+            if self._reached_since(before.generation):  # durable, though not in view yet
+                self._saves = saves
+                settle()
                 self.engine.refresh()
             raise
-        self._settle(batch.concepts, saves)
+        self._saves = saves
+        settle()
+        self._evolution.committed(before, self.view, batch)
 
     def _reached_since(self, generation: int) -> bool:
         try:
@@ -241,12 +331,20 @@ class DurableState:
         except StoreClosedError:  # which a failed write does
             return False
 
-    def _settle(self, concepts: Concepts | None, saves: int) -> None:
+    def _settle(self, born: Ids, open_values: Values | None) -> None:
         """Let go of what is durable."""
-        self._saves = saves
-        if concepts is not None:
-            self.shortterm.remove(concepts.ids)
+        self.shortterm.remove(born)
+        self._open_values = open_values
         self._pending = Pending()
+
+    def _settle_applied(self, aliases: Mapping[int, int]) -> None:
+        """Let go of the events that waited, and of the names of concepts that are no more.
+
+        Provisional concepts are neighbours of what stands for their neighbours now.
+        """
+        self._pending.events.clear()
+        for gone, stands in aliases.items():
+            self.shortterm.rename(gone, stands)
 
     def revive(self) -> None:
         """Open the store again where a failed write has closed it.
@@ -291,6 +389,7 @@ class DurableState:
             )
         self.shortterm = ShortTermMemory(vector_dim)
         self._pending = Pending()
+        self._open_values = Values.none(vector_dim)
         self._unsaved = True
 
     def _load(self) -> None:
@@ -305,6 +404,7 @@ class DurableState:
             self._drop_born(self.shortterm)
         else:
             self.shortterm = self._window_of(window)
+            self._coactivation.load(window.get("pairs", b""))
             self._saves = saves_of(window)
         self._loaded = self.view.generation
 

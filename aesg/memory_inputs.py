@@ -28,6 +28,14 @@ def check_top_k(top_k: int) -> None:
         raise AESGNavigationError(f"top_k: expected an integer >= 1, got {top_k!r}")
 
 
+def check_log_probs(log_probs: Any) -> None:
+    """Raise `AESGMemoryError` unless log-probabilities are a float tensor, or None."""
+    if log_probs is None or (isinstance(log_probs, Tensor) and log_probs.is_floating_point()):
+        return
+    got = log_probs.dtype if isinstance(log_probs, Tensor) else type(log_probs).__name__
+    raise AESGMemoryError(f"Log-probabilities of wrong type: expected a float tensor, got {got}")
+
+
 def queries_of(
     query: Tensor, vector_dim: int, outcomes: Tensor | None, origins: Tensor | None
 ) -> Queries:
@@ -125,6 +133,20 @@ def ids_of(concept_ids: Any) -> Ids:
             f"{given.shape}{_extremes(given)}"
         )
     return given.astype(np.uint64).ravel()
+
+
+def id_of(concept_id: Any) -> Ids:
+    """Return one concept id, ``(1,)`` uint64.
+
+    Raises
+    ------
+    AESGMemoryError
+        If it is not one integer from 0 to 2**64 - 1.
+    """
+    ids = ids_of(concept_id)
+    if len(ids) != 1:
+        raise AESGMemoryError(f"concept_id: expected one integer, got {len(ids)}")
+    return ids
 
 
 def _vector_shapes(count: int, dim: int) -> list[tuple[int, ...]]:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from aesg._seam import storage_errors
+from aesg.graph.edges import weakened
 from storage_backends.engine import Engine
+from storage_backends.types import EdgeKind
+from storage_backends.view import View
 
 
 @dataclass
@@ -25,6 +30,56 @@ class NoveltyRates:
     queries: int = 0
     provisional: int = 0
     born: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class Edge:
+    """An edge as it is now.
+
+    Parameters
+    ----------
+    target : int
+        The concept that it leads to.
+    weight : float
+        In (0, 1].
+    confidence : float
+        At present, in [0, 1]: it falls with every consolidation in which the edge is not used.
+    uses : int
+        How often the edge was used, its making included.
+    reasons : tuple of str
+        Why it is there: COACTIVATION, SUCCESSOR, VALUE, ABSTRACTION.
+    """
+
+    target: int
+    weight: float
+    confidence: float
+    uses: int
+    reasons: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return (
+            f"Edge(target={self.target}, weight={self.weight:.3f}, "
+            f"confidence={self.confidence:.3f}, uses={self.uses}, reasons={self.reasons})"
+        )
+
+
+def edges_of(view: View, concept_id: int, epoch: int) -> list[Edge]:
+    """Return the edges that lead from a concept at a consolidation epoch, the strongest first."""
+    row = view.edges(concept_id)
+    if not len(row):
+        return []
+    stated = view.edge_epochs(view.slots(np.array([concept_id], np.uint64)))
+    present = weakened(row, epoch - int(stated[0]))
+    names = ("target", "weight", "confidence", "use", "kind")
+    columns = (present[name].tolist() for name in names)
+    return [
+        Edge(target, weight, confidence, uses, _reasons(kind))
+        for target, weight, confidence, uses, kind in zip(*columns, strict=True)
+    ]
+
+
+def _reasons(kind: int) -> tuple[str, ...]:
+    return tuple(each.name for each in EdgeKind if each & kind and each.name is not None)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,18 @@
-"""What a memory stores beside its concepts, and how concepts of two sources become one batch."""
+"""What a memory stores beside its concepts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-import numpy as np
+from dataclasses import replace
 
 from aesg.config import AESGConfig
 from aesg.errors import AESGConfigError
-from aesg.graph.pending import Clock, microseconds
-from aesg.validation import validate
+from aesg.graph.clock import Clock
+from aesg.validation import MOST_STEPS, validate
 from storage_backends.errors import StoreCorruptError
-from storage_backends.types import EVENT, Concepts, EventType, Records
+
+#: In which rows of edges state their epoch.
+_EPOCH_BITS = 32
 
 
 def clock_of(settings: Mapping[str, bytes]) -> Clock:
@@ -20,22 +21,23 @@ def clock_of(settings: Mapping[str, bytes]) -> Clock:
     Raises
     ------
     StoreCorruptError
-        If one is not a number.
+        If one is not a number, or is one that no memory has counted to.
     """
     return Clock(
         next_id=_number(settings, "next_id", 1),
-        epoch=_number(settings, "epoch", 0),
+        epoch=_number(settings, "epoch", 0, _EPOCH_BITS),
         tick=_number(settings, "tick", 0),
     )
 
 
-def _number(settings: Mapping[str, bytes], name: str, default: int) -> int:
+def _number(settings: Mapping[str, bytes], name: str, default: int, bits: int = 63) -> int:
     stored = settings.get(name)
     if stored is None:
         return default
-    if not stored.isdigit() or int(stored[:20]) >= 2**63 or len(stored) > 20:
+    if not stored.isdigit() or int(stored[:20]) >= 2**bits or len(stored) > 20:
         raise StoreCorruptError(
-            f"stored setting '{name}': expected an integer from 0 to 2**63 - 1, got {stored[:40]!r}"
+            f"stored setting '{name}': expected an integer from 0 to 2**{bits} - 1, "
+            f"got {stored[:40]!r}"
         )
     return int(stored)
 
@@ -52,13 +54,19 @@ def config_of(settings: Mapping[str, bytes]) -> AESGConfig:
     if stored is None:
         return AESGConfig()
     try:
-        config = AESGConfig.from_json(stored.decode())
+        config = _bounded(AESGConfig.from_json(stored.decode()))
         validate(config)
     except (UnicodeDecodeError, AESGConfigError) as error:
         raise StoreCorruptError(
             f"stored setting 'config' (a newer release may have written it): {error}"
         ) from error
     return config
+
+
+def _bounded(config: AESGConfig) -> AESGConfig:
+    """Return a configuration of a release that let activation travel any number of hops."""
+    steps = min(config.spreading_activation_steps, MOST_STEPS)
+    return replace(config, spreading_activation_steps=steps)
 
 
 def settings_of(clock: Clock, config: AESGConfig, saves: int) -> dict[str, bytes]:
@@ -72,8 +80,18 @@ def settings_of(clock: Clock, config: AESGConfig, saves: int) -> dict[str, bytes
         How often the short-term window was stored, this commit included.
     """
     numbers = {"next_id": clock.next_id, "epoch": clock.epoch, "tick": clock.tick, "saves": saves}
+    numbers["max_events"] = config.max_events  # for compaction, which knows no config
+    numbers["edge_epochs"] = 1  # see `are_edges_dated`
     settings = {name: str(number).encode() for name, number in numbers.items()}
     return {**settings, "config": config.to_json().encode()}
+
+
+def are_edges_dated(settings: Mapping[str, bytes]) -> bool:
+    """Tell whether statistics say as of which epoch edges are stated.
+
+    An earlier release, which did not store that, let no edge weaken.
+    """
+    return "edge_epochs" in settings
 
 
 def saves_of(settings: Mapping[str, bytes]) -> int:
@@ -85,14 +103,3 @@ def saves_of(settings: Mapping[str, bytes]) -> int:
         If that is not a number.
     """
     return _number(settings, "saves", 0)
-
-
-def with_created(events: Records, concepts: Concepts) -> Records:
-    """Return events and, behind them, the creation of each concept."""
-    both = np.zeros(len(events) + len(concepts), EVENT)  # concatenate would pack the fields
-    both[: len(events)] = events
-    created = both[len(events) :]
-    created["timestamp"] = microseconds() // 1_000_000
-    created["type"] = EventType.CREATE
-    created["id1"] = concepts.ids
-    return both

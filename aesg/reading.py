@@ -11,6 +11,7 @@ from aesg.context import Found
 from aesg.graph.activation import ALL_KINDS, WITHIN, Recall, recall, recall_sequences
 from aesg.graph.scope import Scope
 from aesg.learning import UNKNOWN
+from storage_backends.columns import Slots
 from storage_backends.spreading import Spread
 from storage_backends.types import Floats, Ids
 
@@ -48,6 +49,10 @@ class Reading:
     Parameters
     ----------
     found : Found
+    slots : (N, K) int64
+        Slots of the scope, most active first; -1 pads.
+    seeds : (N, S) int64
+        Slots where activation began; -1 pads.
     keys : (N, K, D) float32
         Unit keys.
     activations, ages : (N, K) float32
@@ -55,6 +60,8 @@ class Reading:
     """
 
     found: Found
+    slots: Slots
+    seeds: Slots
     keys: Floats
     activations: Floats
     ages: Floats
@@ -93,7 +100,7 @@ def read(
     if held and len(unit):
         active = _activate(scope, queries, min(k, held), settings, exclude_own)
     else:
-        active = _nothing(len(unit))
+        active = _nothing(len(unit), settings.hops)
     width = int((active.slots >= 0).sum(axis=1).max(initial=0))  # K: what was found, at most k
     slots = active.slots[:, :width]
     keys = scope.keys(slots)  # (N, K, D)
@@ -101,7 +108,7 @@ def read(
         queries=unit,
         norms=queries.norms,
         ids=scope.ids(slots),
-        parents=scope.ids(active.parents[:, :width]),
+        paths=scope.ids(active.paths[:, :width]),
         cosines=np.matmul(keys, unit[:, :, None])[..., 0],
         value_kinds=scope.value_kinds(slots),
         value_ids=scope.value_ids(slots),
@@ -112,7 +119,7 @@ def read(
     )
     ticks = np.minimum(scope.ticks(slots), np.uint64(tick))
     ages = (np.uint64(tick) - ticks).astype(np.float32)
-    return Reading(found, keys, active.activations[:, :width], ages)
+    return Reading(found, slots, active.seeds, keys, active.activations[:, :width], ages)
 
 
 def _activate(
@@ -134,6 +141,12 @@ def _activate(
     )
 
 
-def _nothing(count: int) -> Recall:
+def _nothing(count: int, hops: int) -> Recall:
     none = np.empty((count, 0), np.int64)
-    return Recall(none, np.empty((count, 0), np.float32), none, np.zeros(count, np.bool_))
+    return Recall(
+        slots=none,
+        activations=np.empty((count, 0), np.float32),
+        paths=np.empty((count, 0, hops), np.int64),
+        seeds=none,
+        followed=np.zeros(count, np.bool_),
+    )

@@ -12,14 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aesg.config import AESGConfig
+from aesg.evolution import Projection
 from aesg.graph import consolidation
-from aesg.graph.edges import Coactivation
+from aesg.graph.arrays import ids_of
+from aesg.graph.clock import microseconds
 from aesg.graph.novelty import Experience, digest
-from aesg.graph.pending import microseconds, newborn
+from aesg.graph.pending import newborn
 from aesg.graph.scope import Scope
 from aesg.memory_durable import DurableState, Reopen
 from aesg.memory_stats import NoveltyRates
-from storage_backends.adjacency import Slots
+from aesg.modes import Permissions
+from storage_backends.columns import Slots
 from storage_backends.protocol import Store
 from storage_backends.types import Concepts, EdgeKind, EventType, Floats, Ids, ValueKind
 
@@ -45,7 +48,6 @@ class MemoryState(DurableState):
     def __init__(self, store: Store, reopen: Reopen, durability: str) -> None:
         super().__init__(store, reopen, durability)
         self.rates = NoveltyRates()
-        self._coactivation = Coactivation()
         self._held_back = 0
 
     @property
@@ -93,6 +95,7 @@ class MemoryState(DurableState):
             np.concatenate([news.entries["id"], news.proved]), config, scale, may_prune
         )
         self._link(news.links)
+        self._pending.travel(news.travelled)
         primary = self._settled_only(experience.found[:, :_PRIMARY])
         for pair in self._coactivation.add(primary, config.coactivation_threshold_create):
             both = np.array([pair, pair[::-1]], np.uint64)
@@ -167,15 +170,31 @@ class MemoryState(DurableState):
             raise
         return ids
 
-    def advance(self, config: AESGConfig, may_prune: bool) -> None:
-        """Count one topology update, and one consolidation epoch where it is due."""
+    def advance(self, config: AESGConfig, allowed: Permissions, projection: Projection) -> None:
+        """Count one topology update, and consolidate where that is due.
+
+        Parameters
+        ----------
+        config : AESGConfig
+        allowed : Permissions
+            Of the handle; `consolidation` is among them.
+        projection : callable
+            Returns the weight of the learned projection, ``(D, D)`` float32.
+        """
         self.clock.tick += 1
         if self.clock.tick % config.consolidation_epoch_interval:
             return
+        if allowed.evolutionary_pressure or allowed.reorganization:
+            self.date_edges()
         self.clock.epoch += 1
-        if may_prune:
-            self._prune(config)
-        self._pending.note(EventType.CONSOLIDATE, self.clock.epoch, 0, float(self.node_count))
+        edges, count = self.view.edge_count, float(self.node_count)
+        self._pending.note(EventType.CONSOLIDATE, self.clock.epoch, edges, count)
+        if allowed.evolutionary_pressure or allowed.reorganization:
+            if self._pending.changes:
+                self.commit()  # what changed meanwhile is to be judged as it is
+            self._evolution.consolidate(self, config, allowed, projection)
+        if allowed.evolutionary_pressure:
+            self._make_room(config.max_concepts)
 
     def _link(self, pairs: Ids) -> None:
         """Note that concepts followed one another, ``(L, 2)`` ids in order of time."""
@@ -185,7 +204,7 @@ class MemoryState(DurableState):
 
     def _settled_only(self, ids: Ids) -> Ids:
         """Return ids with 0 for those that are neither in the graph nor about to be."""
-        soon = np.fromiter(self._pending.born, np.uint64, len(self._pending.born))
+        soon = ids_of(self._pending.born)
         settled = (self.view.slots(ids) >= 0) | np.isin(ids, soon)
         return np.where(settled, ids, np.uint64(0))
 
@@ -209,27 +228,12 @@ class MemoryState(DurableState):
         self._held_back = (self._held_back + 1) % round(1 / scale)
         return not self._held_back
 
-    def _prune(self, config: AESGConfig) -> None:
-        """Prune concepts that are old, irrelevant and rarely used, and those beyond the limit."""
-        if len(self._prunable(config)):
-            self._commit_uses()
-            self._delete(self._prunable(config))
-        self._make_room(config.max_concepts)
-
-    def _prunable(self, config: AESGConfig) -> Slots:
-        return consolidation.prunable(
-            self.view,
-            self.clock.epoch,
-            config.survival_threshold_relevance,
-            config.survival_threshold_frequency,
-        )
-
     def _make_room(self, most: int) -> None:
         """Prune the weakest concepts beyond ``most``, and some more, so that it lasts."""
         if self.node_count <= most:
             return
         self._commit_uses()  # and what is born, which may be among the weakest
-        gone = np.fromiter(self._pending.deleted, np.uint64, len(self._pending.deleted))
+        gone = ids_of(self._pending.deleted)
         count = self.node_count - most + most // _SPARE_SHARE
         weakest = consolidation.weakest(self.view, self.clock.epoch, count + len(gone))
         self._delete(weakest[~np.isin(self.view.ids[weakest], gone)][:count])

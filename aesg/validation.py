@@ -85,6 +85,10 @@ class _Path:
         return "a path or None"
 
 
+#: Hops that activation may travel: a retrieval keeps the path of each concept, which has room for
+#: as many. Even with a decay of 0.9 hardly 0.001 of an activation would be left after them.
+MOST_STEPS = 64
+
 _COUNT = _Integer(1)
 _FRACTION = _Float(0.0, 1.0)
 
@@ -93,8 +97,9 @@ _RULES: dict[str, _Rule] = {
     "vector_dim": _Integer(1, 8192),
     "max_concepts": _COUNT,
     "max_edges_per_node": _COUNT,
-    "spreading_activation_steps": _COUNT,
+    "spreading_activation_steps": _Integer(1, MOST_STEPS),
     "spreading_activation_decay": _FRACTION,
+    "spreading_activation_frontier": _Integer(0),
     "region_facilitation_multiplier": _Float(0.0),
     "novelty_explanation_threshold": _FRACTION,
     "novelty_birth_threshold": _COUNT,
@@ -107,6 +112,7 @@ _RULES: dict[str, _Rule] = {
     "split_density_threshold": _COUNT,
     "abstraction_enabled": _Boolean(),
     "region_detection_interval": _COUNT,
+    "max_events": _COUNT,
     "learning_rate": _Float(0.0, low_excluded=True),
     "batch_size": _COUNT,
     "memory_mode": _Choice(tuple(mode.value for mode in MemoryMode)),

@@ -136,11 +136,22 @@ def _as_numbers(sums: Bytes) -> NDArray[np.uint32]:
 
 def where(table: str, key: bytes) -> str:
     """Return how a message names a record."""
-    text = key.decode("ascii", "replace") if table in _NAMED else str(int.from_bytes(key, "big"))
-    return f"{table}[{text}]"
+    return f"{table}[{name_of(table, key)}]"
+
+
+def name_of(table: str, key: bytes) -> str:
+    """Return a key as messages and reports show it, whatever damage has made of it."""
+    if table in _NAMED:
+        return key[:_SHOWN].decode("ascii", "backslashreplace") + "..." * (len(key) > _SHOWN)
+    if len(key) <= _ID_SIZE:
+        return str(int.from_bytes(key, "big"))
+    cut = "..." * (len(key) > _ID_SIZE * 2)
+    return f"0x{key[: _ID_SIZE * 2].hex()}{cut} of {len(key)} bytes"
 
 
 _NAMED: Sequence[str] = ("sys", "shortterm")
+_SHOWN = 80  # bytes of a name
+_ID_SIZE = 8
 _WRONG = "expected the record that its checksum was made of, got another"
 
 

@@ -18,6 +18,7 @@ shortterm     ASCII                        the caller's bytes
 log           generation                   msgpack map, see `LogEntry` and `encode_log`
 evolution     number of the event, from 0  `EVENT`, 32 bytes
 snapshot      number of the snapshot       the caller's bytes, at least one; at most one record
+alias         id without a concept         uint64, the id that stands for it
 ============  ===========================  ==================================================
 """
 
@@ -51,18 +52,28 @@ TABLES = (
     "log",
     "evolution",
     "snapshot",
+    "alias",
 )
+#: The last one is missing from memories that no release with aliases has written to.
+ALIAS = TABLES[-1]
+#: Tables whose records have the checksum of rows or of lists.
+NUMBERED = ("key", "value", "meta", "adjacency", "evolution", ALIAS)
 
 #: Entries of the ``sys`` table that belong to the store.
 SCHEMA, UUID, GENERATION, EDGE_COUNT = b"schema", b"uuid", b"seq", b"edges"
 #: The greatest number that a snapshot has had, and the generation that the present one shows.
 SNAPSHOT, SNAPSHOT_GENERATION = b"snapshot", b"snapshot_seq"
-SYSTEM_NAMES = frozenset({SCHEMA, UUID, GENERATION, EDGE_COUNT, SNAPSHOT, SNAPSHOT_GENERATION})
+#: Number of the oldest event; missing where that is 0.
+FIRST_EVENT = b"first_event"
+SYSTEM_NAMES = frozenset(
+    {SCHEMA, UUID, GENERATION, EDGE_COUNT, SNAPSHOT, SNAPSHOT_GENERATION, FIRST_EVENT}
+)
 
 #: LMDB takes no longer keys.
 MAX_NAME_BYTES = 511
 
 _CHUNK = 4096
+_ID_SIZE = 8
 
 
 @dataclass(frozen=True)
@@ -107,12 +118,13 @@ def decode_ids(keys: Iterable[bytes]) -> Ids:
     StoreCorruptError
         If the keys do not have 8 bytes each.
     """
-    joined, count, iterator = bytearray(), 0, iter(keys)
+    joined, iterator = bytearray(), iter(keys)
     while chunk := list(islice(iterator, _CHUNK)):
+        sizes = set(map(len, chunk))
+        if sizes != {_ID_SIZE}:
+            other = max(sizes - {_ID_SIZE})
+            raise StoreCorruptError(f"ids: expected keys of {_ID_SIZE} bytes, got one of {other}")
         joined += b"".join(chunk)
-        count += len(chunk)
-    if len(joined) != 8 * count:
-        raise StoreCorruptError(f"ids: expected {count} keys of 8 bytes, got {len(joined)} bytes")
     return np.frombuffer(joined, ">u8").astype(np.uint64)
 
 
@@ -163,6 +175,27 @@ def encode_edges(sources: Ids, counts: NDArray[np.int64], edges: Records) -> lis
         content[start:end] + total if start < end else b""
         for start, end, total in zip(starts, ends, sums, strict=False)
     ]
+
+
+def encode_aliases(ids: Ids, targets: Ids) -> list[bytes]:
+    """Return the record of each alias, from (N,) ids and the (N,) ids that stand for them."""
+    return encode_rows(ALIAS, ids, targets.astype("<u8"))
+
+
+def decode_aliases(ids: Ids, records: Iterable[bytes]) -> Ids:
+    """Return the ids that stand for (N,) ids.
+
+    Raises
+    ------
+    StoreCorruptError
+        If there is not one record for each id, or one has another size or a wrong checksum.
+    """
+    return decode_rows(ALIAS, ids, records, _ID_SIZE).view("<u8")[:, 0].astype(np.uint64)
+
+
+def alias_key(record: bytes) -> bytes:
+    """Return the key of the id that an alias leads to; its checksum is not looked at."""
+    return record[:_ID_SIZE][::-1]
 
 
 def count_edges(record: bytes) -> int:
@@ -286,15 +319,15 @@ def check_records(table: str, entries: list[tuple[bytes, bytes]], width: int) ->
         If a checksum is wrong, or a record cannot be one of the table.
     """
     records = [record for _, record in entries]
-    if table in ("key", "value", "meta", "adjacency", "evolution"):
+    if table in NUMBERED:
         ids = decode_ids(key for key, _ in entries)
         if table == "value":
             decode_values(ids, records, width)
         elif table == "adjacency":
             decode_edges(ids, records)
         else:
-            sizes = {"key": 4 * width, "meta": STATS.itemsize, "evolution": EVENT.itemsize}
-            decode_rows(table, ids, records, sizes[table])
+            sizes = {"meta": STATS.itemsize, "evolution": EVENT.itemsize, ALIAS: _ID_SIZE}
+            decode_rows(table, ids, records, sizes.get(table, 4 * width))
         return
     for key, record in entries:
         if (table, key) != ("sys", SCHEMA):
@@ -358,7 +391,7 @@ def decode_names(table: str, entries: Iterable[tuple[bytes, bytes]]) -> Mapping[
     try:
         return {key.decode("ascii"): checksum.unseal(table, key, record) for key, record in entries}
     except UnicodeDecodeError as error:
-        raise StoreCorruptError(f"expected names in ASCII, got {error.object!r}") from error
+        raise StoreCorruptError(f"expected names in ASCII, got {error.object[:80]!r}") from error
 
 
 def _value_bodies(concepts: Concepts, kind: ValueKind, rows: NDArray[np.intp]) -> NDArray[np.uint8]:

@@ -27,7 +27,7 @@ from storage_backends.recorded_file import Put
 
 PAGE = 4096
 MAGIC = b"AESGCOLS"
-VERSION = 1
+VERSION = 2
 
 _HEAD = struct.Struct("<8sIIQQ")  # magic, version, number of columns, generation, size of the file
 _ENTRY = struct.Struct("<24s8sQQQQ")  # name, type, dimensions, rows, width, offset

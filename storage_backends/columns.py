@@ -26,6 +26,24 @@ _LEAST_SPARE = 64
 _NO_SLOTS: Slots = np.empty(0, np.int64)
 
 
+def ragged_positions(starts: Slots, counts: Slots) -> Slots:
+    """Return the positions of several runs, one run after another.
+
+    Parameters
+    ----------
+    starts, counts : (M,) int64
+        First position and length of each run.
+
+    Returns
+    -------
+    (sum of counts,) int64
+    """
+    total = int(counts.sum())
+    ends = np.cumsum(counts)
+    offset = np.repeat(starts - (ends - counts), counts)
+    return offset + np.arange(total, dtype=np.int64)
+
+
 class Filled:
     """How many rows are taken of the buffers that successive columns share.
 
@@ -202,7 +220,7 @@ class Column(Generic[Scalar]):
         size = self.base_size
         column, behind = self, slots >= size
         if behind.any():
-            tail = self.tail.copy()
+            tail = appended(self.tail, self.tail[:0], in_place=False)  # a copy with spare rows
             tail[slots[behind] - size] = rows[behind]
             column = replace(column, tail=tail)
         if not behind.all():
@@ -216,16 +234,11 @@ class Column(Generic[Scalar]):
         again = np.zeros(len(slots), np.bool_)
         held = place < len(self.changed)
         again[held] = self.changed[place[held]] == slots[held]
-        kept: NDArray[Any] = self.rows
-        if again.any():
-            kept = kept.copy()
-            kept[place[again]] = rows[again]
         new = ~again
-        return replace(
-            self,
-            changed=np.insert(self.changed, place[new], slots[new]),
-            rows=np.insert(kept, place[new], rows[new], axis=0),
-        )
+        # The only copy: for a large overlay, what it costs is the memory that it touches.
+        grown = np.insert(self.rows, place[new], rows[new], axis=0)
+        grown[place[again] + np.searchsorted(slots[new], slots[again])] = rows[again]
+        return replace(self, changed=np.insert(self.changed, place[new], slots[new]), rows=grown)
 
     def appended(self, rows: NDArray[Scalar], *, in_place: bool) -> Column[Scalar]:
         """Return a column with ``rows`` behind the present ones; they are copied.

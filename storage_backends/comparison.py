@@ -12,7 +12,7 @@ from storage_backends.types import Problem, ValueKind
 from storage_backends.view import View
 
 _TABLE = "view"
-_PLAIN = ("keys", "norms", "value_kinds", "value_ids", "stats")
+_PLAIN = ("keys", "norms", "value_kinds", "value_ids", "stats", "regions")
 
 
 def differences(view: View, stored: View) -> list[Problem]:
@@ -64,17 +64,19 @@ def _vectors(view: View, stored: View, slots: Slots) -> Problem | None:
 
 
 def _edges(view: View, stored: View, slots: Slots) -> Problem | None:
-    counts = view.adjacency.count[slots]
-    unequal = counts != stored.adjacency.count.whole()
+    everything = np.arange(stored.size)
+    unequal = view.adjacency.counts(slots) != stored.adjacency.counts(everything)
     if unequal.any() or view.edge_count != stored.edge_count:
         found = _first("edges", unequal, stored)
         return found or _problem("", f"expected {stored.edge_count} edges, got {view.edge_count}")
     owner, edges = view.adjacency.expand(slots)
-    _, expected = stored.adjacency.expand(np.arange(stored.size))
+    _, expected = stored.adjacency.expand(everything)
     different = view.ids[edges["target"]] != stored.ids[expected["target"]]
-    for name in ("weight", "confidence", "use", "kind"):
+    for name in ("weight", "confidence", "use", "kind", "strength"):
         different |= edges[name] != expected[name]
     unequal[owner[different]] = True
+    for name in ("kinds", "total", "epoch"):
+        unequal |= view.adjacency.rows[slots][name] != stored.adjacency.rows.whole()[name]
     return _first("edges", unequal, stored)
 
 

@@ -15,6 +15,8 @@ from storage_backends import codec, layout, locks, trust
 from storage_backends.errors import StoreCorruptError
 from storage_backends.folders import environment_of, files_of, in_place, used_bytes
 from storage_backends.lmdb_read import (
+    count_regions,
+    read_event_times,
     read_manifest,
     read_settings,
     read_shortterm,
@@ -102,6 +104,10 @@ class Description:
         Width of the keys; 0 where there is none yet.
     settings : mapping of str to str
         What the memory has stored of its parameters and counters.
+    regions : int
+        Regions that at least one concept belongs to.
+    event_times : tuple of int, or None
+        When the oldest and the newest event of the log were, in Unix seconds; None for no events.
     provisional : int
         Provisional concepts in the short-term memory, as it was last saved.
     total_bytes : int
@@ -126,6 +132,8 @@ class Description:
     sizes: StoreStats
     vector_dim: int
     settings: Mapping[str, str]
+    regions: int
+    event_times: tuple[int, int] | None
     provisional: int
     total_bytes: int
     files: Mapping[str, int]
@@ -142,6 +150,8 @@ class _Shape(NamedTuple):
     sizes: StoreStats
     manifest: tuple[int, bytes] | None
     shortterm: Mapping[str, bytes]
+    regions: int
+    event_times: tuple[int, int] | None
     width: int
     settings: Mapping[str, bytes]
     page_size: int
@@ -176,6 +186,8 @@ def _describe(directory: Path) -> Description:
             sizes=sizes,
             vector_dim=shape.width,
             settings={name: _text(value) for name, value in shape.settings.items()},
+            regions=shape.regions,
+            event_times=shape.event_times,
             provisional=_count_provisional(shape),
             total_bytes=sum(files.values()),
             files=files,
@@ -193,6 +205,8 @@ def _read_shape(transaction: Transaction, tables: Tables, file_bytes: int) -> _S
         sizes=read_stats(transaction, tables, file_bytes),
         manifest=read_manifest(transaction, tables),
         shortterm=read_shortterm(transaction, tables),
+        regions=count_regions(transaction, tables),
+        event_times=read_event_times(transaction, tables),
         width=codec.width_of(cursor.value()) if cursor.first() else 0,
         settings=read_settings(transaction, tables),
         page_size=transaction.stat(tables.sys)["psize"],

@@ -271,7 +271,7 @@ def _as_changes(batch: WriteBatch, generation: int, view: View) -> Contents:
         stats=batch.stats,
         edge_sources=sources,
         edge_counts=np.array([len(row) for row in rows], np.int64),
-        edges=np.concatenate(rows) if rows else np.empty(0, EDGE),
+        edges=_joined(rows),
         deleted=batch.deleted,
         settings={name: value for name, value in settings.items() if value},
     )
@@ -294,20 +294,34 @@ def _without_dangling_edges(batch: WriteBatch, view: View) -> WriteBatch:
     if not len(batch.deleted):
         return batch
     put = np.empty(0, np.uint64) if batch.concepts is None else batch.concepts.ids
-    gone = batch.deleted[~np.isin(batch.deleted, put)]
-    rows = {source: _pointing_elsewhere(row, gone) for source, row in batch.edges.items()}
-    deleted = set(batch.deleted.tolist())
+    sources = np.fromiter(batch.edges, np.uint64, len(batch.edges))
+    own = _pointing_elsewhere(
+        sources,
+        [np.asarray(row, EDGE) for row in batch.edges.values()],
+        np.setdiff1d(batch.deleted, put),
+    )
     slots = view.slots(batch.deleted)
-    for slot in view.adjacency.sources_of(slots[slots >= 0]).tolist():
-        source = int(view.ids[slot])
-        if source not in deleted and source not in rows:
-            rows[source] = _pointing_elsewhere(view.edges(source), batch.deleted)
-    return replace(batch, edges=rows)
+    slots = view.adjacency.sources_of(slots[slots >= 0])
+    slots = slots[~np.isin(view.ids[slots], np.concatenate([batch.deleted, sources]))]
+    others = _pointing_elsewhere(view.ids[slots], view.rows_of(slots), batch.deleted)
+    return replace(batch, edges=own | others)
 
 
-def _pointing_elsewhere(row: Records, targets: Ids) -> Records:
-    kept: Records = row[~np.isin(row["target"], targets)]
-    return kept
+def _joined(rows: Sequence[Records]) -> Records:
+    # With the type given, numpy does not work it out from each row, which takes longer than to
+    # copy one.
+    return np.concatenate(rows, dtype=EDGE) if rows else np.empty(0, EDGE)
+
+
+def _pointing_elsewhere(sources: Ids, rows: Sequence[Records], targets: Ids) -> dict[int, Records]:
+    """Return rows of edges without those to some targets, by source."""
+    if not rows:
+        return {}
+    edges = _joined(rows)
+    kept = ~np.isin(edges["target"], targets)
+    ends = np.cumsum([len(row) for row in rows])
+    after = np.concatenate([[0], np.cumsum(kept)])[ends]
+    return dict(zip(sources.tolist(), np.split(edges[kept], after[:-1]), strict=True))
 
 
 #: Engines of this process.

@@ -27,12 +27,11 @@ from storage_backends.opening import (
     OpenMode,
     Result,
     Transaction,
+    open_aliases,
     open_tables_in,
     roomy_size,
 )
 from storage_backends.place import Place
-
-_log = logging.getLogger("aesg.storage")
 
 _log = logging.getLogger("aesg.storage")
 
@@ -245,6 +244,9 @@ class Environment:
     def _run(self, job: Job[Result], *, write: bool) -> Result:
         while True:
             try:
+                if self._tables.alias is None:  # a writer may have made it since
+                    aliases = open_aliases(self._env, create=False)
+                    self._tables = self._tables._replace(alias=aliases)
                 with self._begin(write=write) as transaction:
                     return job(transaction, self._tables)
             except lmdb.MapResizedError:

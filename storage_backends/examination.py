@@ -19,11 +19,12 @@ from storage_backends.lmdb_verify import find_problems
 from storage_backends.opening import MAP_SIZE, OpenMode, Tables, Transaction, open_tables_in
 from storage_backends.progress import Progress, silent
 from storage_backends.recovery import from_snapshot, snapshot_problems
+from storage_backends.salvage import DataFile
 from storage_backends.sifting import unsound
 from storage_backends.types import Problem, StoreStats
 from storage_backends.view import View
 
-#: Looks at a snapshot beside a writer, whose commits come between the two halves of a look.
+#: Looks beside a writer, whose commits come between the parts of a look.
 _ATTEMPTS = 3
 
 
@@ -66,7 +67,12 @@ def examine(directory: str | os.PathLike[str], *, progress: Progress = silent) -
         If it is not a memory of this release, or cannot be read.
     """
     path = Path(os.path.realpath(directory))
-    return folders.in_place(path, lambda: _examine(path, progress))
+    while True:
+        name = layout.current_name(path)
+        found = folders.in_place(path, lambda: _examine(path, progress))
+        # What is found of a folder while another one takes its place is no evidence.
+        if not found.problems or layout.current_name(path) == name:
+            return found
 
 
 def _examine(path: Path, progress: Progress) -> Examination:
@@ -106,6 +112,11 @@ def _state_of(folder: Path) -> tuple[int, int] | None:
     """Return size and time of the data file; None where a writer is at work."""
     if locks.writer_of(folder.parent / layout.WRITER_LOCK) is not None:
         return None
+    return _written(folder)
+
+
+def _written(folder: Path) -> tuple[int, int]:
+    """Return size and time of the data file."""
     status = (folder / layout.DATA).stat()
     return status.st_size, status.st_mtime_ns
 
@@ -117,17 +128,32 @@ def _examine_pages(folder: Path, progress: Progress) -> list[Problem]:
     return problems
 
 
+def _examine_pages_in_use(folder: Path, progress: Progress) -> list[Problem]:
+    """Examine the pages while a writer may be at work; a read transaction is open."""
+    for _ in range(_ATTEMPTS):
+        before = _written(folder)
+        problems = _examine_pages(folder, progress)
+        # The length of the file is read before the newest commit, which may have made it longer.
+        if not problems or _written(folder) == before:
+            break
+    return problems
+
+
 def page_problems(folder: Path) -> list[Problem]:
     """Return what is wrong with the pages of the data file in a folder.
 
     Nothing may write to it meanwhile, unless a read transaction is open: that keeps the pages of
-    the commit that it sees, and of later ones, from being used again.
+    the commit that it sees, and of later ones, from being used again. Even then a commit that comes
+    while this begins may look like damage.
     """
-    path = os.fspath(folder / layout.DATA)
+    path = folder / layout.DATA
     try:
-        found: Sequence[str] = lmdb_verify.verify(path)  # type: ignore[no-untyped-call]
-    except (lmdb_verify.VerifyError, struct.error) as error:  # it stops where a page is cut off
-        found = [str(error)]
+        found: Sequence[str] = lmdb_verify.verify(os.fspath(path))  # type: ignore[no-untyped-call]
+        if not found:
+            with DataFile(path) as file:
+                found = file.ill_fitting()
+    except (lmdb_verify.VerifyError, struct.error, StoreCorruptError) as error:
+        found = [str(error)]  # it stops where a page is cut off
     return [Problem(layout.DATA, "", message) for message in found]
 
 
@@ -143,7 +169,7 @@ def _examine_opened(
         problems = []
         if not at_rest:
             with folders.environment_of(store.folder) as env:
-                problems += env.read(lambda *_: _examine_pages(store.folder, progress))
+                problems += env.read(lambda *_: _examine_pages_in_use(store.folder, progress))
         for step, examination in _steps(store):
             if not problems:
                 progress(step, 0, 0)

@@ -102,11 +102,12 @@ class SeedIndex:
         """
         compared = (len(self.keys) - self.covered) * self.keys.shape[1]
         with one_thread(len(queries) * max(compared, 1) < _ONE_THREAD_WORK):
-            slots, cosines = _search_all(self._outside, queries, k)
-            if self.base is not None:
-                found = self._in_graph(self.base, queries, k)
-                slots, cosines = merge_by_cosine((slots, cosines), found, k)
-        return padded(slots, cosines, k)
+            if self.base is None:
+                return padded(*_search_all(self._outside, queries, k), k)
+            found = self._in_graph(self.base, queries, k)
+            if self._outside or found[0].shape[1] > k:
+                found = merge_by_cosine(_search_all(self._outside, queries, k), found, k)
+        return padded(*found, k)
 
     @property
     def covered(self) -> int:
@@ -114,7 +115,11 @@ class SeedIndex:
         return 0 if self.base is None else self.base.size
 
     def search_graph(self, base: HnswBase, queries: Floats, k: int) -> tuple[Slots, Floats]:
-        """Find live slots by the graph alone, at least ``k`` wide; -1 stands anywhere."""
+        """Find live slots by the graph alone.
+
+        Where no slot is hidden, the result is ``k`` wide and descends by cosine; else it is wider,
+        and -1 stands anywhere.
+        """
         if self.alive is None and not len(self.moved):
             return base.search(queries, k)
         slots, cosines = base.search(queries, max(2 * k, _REACH))

@@ -10,6 +10,7 @@ a newer one, and what was committed since is in that folder.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -39,6 +40,7 @@ _UNPUBLISHED = "UNPUBLISHED"
 _FOLDERS = "gen-[0-9]*"
 _LEFTOVERS = (_FOLDERS, WORK, "quarantine-*.new")
 _MARGIN = 1 << 20  # of room: for lock files, directories, and what else a file system needs
+_REMOVALS = 10  # attempts
 _META_PAGES = 2
 _LIST_PAGES = 1  # LMDB's list of the tables, which are few
 
@@ -119,13 +121,24 @@ def remove(path: Path) -> None:
     """
     try:
         if path.is_dir():
-            shutil.rmtree(path)
+            _remove_folder(path)
         else:
             path.unlink()
     except FileNotFoundError:
         return
     except OSError as error:
         raise layout.translate(error, path, "to remove it") from error
+
+
+def _remove_folder(path: Path) -> None:
+    for attempts_left in reversed(range(_REMOVALS)):
+        try:
+            shutil.rmtree(path)
+            return
+        except OSError as error:
+            # A reader that is just opening it made its lock file anew.
+            if error.errno != errno.ENOTEMPTY or not attempts_left:
+                raise
 
 
 @contextmanager
@@ -219,7 +232,7 @@ def files_of(directory: Path) -> Iterator[tuple[str, int]]:
 def used_bytes(transaction: Transaction, tables: Tables) -> int:
     """Return the size of the pages in use: that of the data file after compaction."""
     page_size = transaction.stat(tables.sys)["psize"]
-    used = sum(table_bytes(transaction, table) for table in tables)
+    used = sum(table_bytes(transaction, table) for _, table in tables.named())
     return used + (_META_PAGES + _LIST_PAGES) * page_size
 
 

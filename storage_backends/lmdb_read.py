@@ -28,7 +28,7 @@ def read_number(transaction: Transaction, tables: Tables, name: bytes) -> int:
     record = transaction.get(name, db=tables.sys)
     if record is None or len(record) != 8 + checksum.SIZE:
         raise StoreCorruptError(
-            f"sys[{name.decode()}]: expected 8 bytes and a checksum, got {record!r}"
+            f"sys[{name.decode()}]: expected 8 bytes and a checksum, got {(record or b'')[:40]!r}"
         )
     return codec.decode_number(checksum.unseal("sys", name, record))
 
@@ -129,6 +129,51 @@ def read_payloads(transaction: Transaction, tables: Tables, ids: Ids) -> list[by
     ]
 
 
+def read_resolved(transaction: Transaction, tables: Tables, ids: Ids) -> Ids:
+    """Return the concept that each id stands for; 0 where there is none."""
+    concepts, ends = transaction.cursor(db=tables.value), codec.encode_ids(ids)
+    longest, followed = _count_aliases(transaction, tables), dict[bytes, bytes]()
+    for place, end in enumerate(ends):
+        steps = 0  # no more than there are aliases: damage might have closed a chain to a circle
+        while not concepts.set_key(end):
+            record = transaction.get(end, db=tables.alias) if steps < longest else None
+            if record is None:
+                end = codec.encode_number(0)
+                break
+            followed[end] = record
+            end, steps = codec.alias_key(record), steps + 1
+        ends[place] = end
+    codec.decode_aliases(codec.decode_ids(followed), followed.values())  # checks them
+    return codec.decode_ids(ends)
+
+
+def read_resolved_payloads(
+    transaction: Transaction, tables: Tables, ids: Ids
+) -> list[bytes | None]:
+    """Return the payload of the concept that each id stands for, None where there is none."""
+    return read_payloads(transaction, tables, read_resolved(transaction, tables, ids))
+
+
+def read_aliases(transaction: Transaction, tables: Tables) -> tuple[Ids, Ids]:
+    """Return all ids that have an alias, ascending, and what each leads to."""
+    if tables.alias is None:
+        return _NO_IDS.copy(), _NO_IDS.copy()
+    ids = codec.decode_ids(transaction.cursor(db=tables.alias).iternext(values=False))
+    records = transaction.cursor(db=tables.alias).iternext(keys=False)
+    return ids, codec.decode_aliases(ids, records)
+
+
+def _count_aliases(transaction: Transaction, tables: Tables) -> int:
+    return 0 if tables.alias is None else transaction.stat(tables.alias)["entries"]
+
+
+def read_first_event(transaction: Transaction, tables: Tables) -> int:
+    """Return the number of the oldest event that the log has not given up."""
+    if transaction.get(codec.FIRST_EVENT, db=tables.sys) is None:
+        return 0
+    return read_number(transaction, tables, codec.FIRST_EVENT)
+
+
 def read_events(transaction: Transaction, tables: Tables, start: int, limit: int | None) -> Records:
     """Return at most ``limit`` events from number ``start`` on."""
     cursor = transaction.cursor(db=tables.evolution)
@@ -137,6 +182,27 @@ def read_events(transaction: Transaction, tables: Tables, start: int, limit: int
         found = list(islice(cursor.iternext(), limit))
     numbers = codec.decode_ids(key for key, _ in found)
     return codec.decode_records("evolution", numbers, (record for _, record in found), EVENT)
+
+
+def read_event_times(transaction: Transaction, tables: Tables) -> tuple[int, int] | None:
+    """Return the Unix seconds of the oldest and of the newest event; None where there is none."""
+    cursor = transaction.cursor(db=tables.evolution)
+    if not cursor.first():
+        return None
+    oldest = cursor.item()
+    cursor.last()
+    keys, records = zip(oldest, cursor.item(), strict=True)
+    events = codec.decode_records("evolution", codec.decode_ids(keys), records, EVENT)
+    first, last = events["timestamp"].tolist()
+    return first, last
+
+
+def count_regions(transaction: Transaction, tables: Tables) -> int:
+    """Return how many regions there are that a concept belongs to."""
+    ids = codec.decode_ids(transaction.cursor(db=tables.meta).iternext(values=False))
+    records = transaction.cursor(db=tables.meta).iternext(keys=False)
+    found = np.unique(codec.decode_records("meta", ids, records, STATS)["region"])
+    return int((found > 0).sum())
 
 
 def read_shortterm(transaction: Transaction, tables: Tables) -> Mapping[str, bytes]:
@@ -157,7 +223,9 @@ def read_stats(transaction: Transaction, tables: Tables, file_bytes: int) -> Sto
         concepts=transaction.stat(tables.key)["entries"],
         edges=read_number(transaction, tables, codec.EDGE_COUNT),
         payloads=transaction.stat(tables.payload)["entries"],
+        aliases=_count_aliases(transaction, tables),
         events=transaction.stat(tables.evolution)["entries"],
+        first_event=read_first_event(transaction, tables),
         log_entries=transaction.stat(tables.log)["entries"],
         generation=read_generation(transaction, tables),
         file_bytes=file_bytes,

@@ -31,9 +31,10 @@ from storage_backends.errors import (
 )
 from storage_backends.lease import Lease
 from storage_backends.locks import WriterLock
-from storage_backends.opening import MAP_SIZE, Job, OpenMode
+from storage_backends.opening import MAP_SIZE, Job, OpenMode, Tables, Transaction
+from storage_backends.sweeping import AliasSweep
 from storage_backends.types import Contents, Ids, Problem, Records, StoreStats, WriteBatch
-from storage_backends.validation import prepare
+from storage_backends.validation import PreparedBatch, prepare
 
 #: Generations that the log keeps; a reader further behind loads all.
 LOG_LENGTH = 4096
@@ -70,6 +71,7 @@ class LMDBStore:
         self._lock = lock
         self._log_length = log_length
         self._held: int | None = None
+        self._sweep = AliasSweep()
         self._seen: tuple[Environment, lmdb_read.Seen] | None = None
         self._finalizer = weakref.finalize(self, _abandoned.append, (lease, lock))
         self._uuid = lease.read(lmdb_read.read_uuid)
@@ -182,11 +184,7 @@ class LMDBStore:
         """
         self._require_writable()
         prepared = prepare(batch)
-        generation = self._write(
-            lambda txn, tables: lmdb_write.apply(
-                txn, tables, prepared, self._log_length, self._held
-            )
-        )
+        generation = self._write(lambda txn, tables: self._apply(txn, tables, prepared))
         if generation % _READER_CHECK_INTERVAL == 0:
             self._lease.env.check_readers()
         return generation
@@ -223,6 +221,18 @@ class LMDBStore:
         """Return the payload of each id; None where there is none."""
         wanted = np.asarray(ids, np.uint64)
         return self._opened().read(lambda txn, tables: lmdb_read.read_payloads(txn, tables, wanted))
+
+    def resolved_payloads(self, ids: Ids) -> Sequence[bytes | None]:
+        """Return the payload of what each id stands for, in one transaction; see `Store`."""
+        wanted = np.asarray(ids, np.uint64)
+        return self._opened().read(
+            lambda txn, tables: lmdb_read.read_resolved_payloads(txn, tables, wanted)
+        )
+
+    def resolve(self, ids: Ids) -> Ids:
+        """Return the concept that each id stands for now, 0 where there is none; see `Store`."""
+        wanted = np.asarray(ids, np.uint64)
+        return self._opened().read(lambda txn, tables: lmdb_read.read_resolved(txn, tables, wanted))
 
     def events(self, start: int = 0, limit: int | None = None) -> Records:
         """Return events ``start`` and later, oldest first, at most ``limit`` of them."""
@@ -314,6 +324,12 @@ class LMDBStore:
                 f"{self._directory}: expected a handle that may write, got one opened with "
                 "read_only=True"
             )
+
+    def _apply(self, transaction: Transaction, tables: Tables, batch: PreparedBatch) -> int:
+        generation = lmdb_write.apply(transaction, tables, batch, self._log_length, self._held)
+        gone = max(len(batch.deleted), len(batch.alias_ids))  # who is absorbed is among both
+        self._sweep.run(transaction, tables, gone, generation)
+        return generation
 
     def _write(self, job: Job[int]) -> int:
         env = self._lease.env

@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage_backends import checksum, codec
+from storage_backends.aliases import ends_of
 from storage_backends.errors import StoreCorruptError
 from storage_backends.lmdb_read import (
+    read_aliases,
+    read_first_event,
     read_generation,
     read_manifest,
     read_number,
@@ -43,8 +46,8 @@ def require_sound_records(transaction: Transaction, tables: Tables) -> None:
         If a checksum is wrong; it names the first.
     """
     width = 0
-    for name in codec.TABLES:
-        items = iter(transaction.cursor(db=getattr(tables, name)))
+    for name, table in tables.named():
+        items = iter(transaction.cursor(db=table))
         while chunk := list(islice(items, _CHUNK)):
             if name == "key":
                 width = codec.width_of(chunk[0][1])
@@ -73,6 +76,7 @@ class _Examination:
             ("evolution", self._check_evolution),
             ("snapshot", self._check_manifest),
             ("sys", self._check_system),
+            ("alias", self._check_aliases),
         ]
         for table, step in steps:
             try:
@@ -107,7 +111,7 @@ class _Examination:
                 if not checksum.unseal("payload", key, record):
                     raise StoreCorruptError("expected at least one byte, got none")
             except StoreCorruptError as error:
-                self._report("payload", str(codec.decode_number(key)), str(error))
+                self._report("payload", checksum.name_of("payload", key), str(error))
 
     def _check_adjacency(self) -> None:
         sources = self._check_ids("adjacency")
@@ -142,14 +146,16 @@ class _Examination:
 
     def _check_evolution(self) -> None:
         numbers = self._keys_of("evolution")
-        if not np.array_equal(numbers, np.arange(len(numbers))):
-            self._report("evolution", "", f"expected numbers 0 to {len(numbers) - 1}, got others")
+        first = read_first_event(self._transaction, self._tables)
+        if not np.array_equal(numbers, np.arange(first, first + len(numbers), dtype=np.uint64)):
+            last = first + len(numbers) - 1
+            self._report("evolution", "", f"expected numbers {first} to {last}, got others")
         codec.decode_records("evolution", numbers, self._records_of("evolution"), EVENT)
 
     def _check_system(self) -> None:
         identity = read_uuid(self._transaction, self._tables)
         if len(identity) != 32 or identity.strip("0123456789abcdef"):
-            self._report("sys", "uuid", f"expected 32 hexadecimal digits, got {identity!r}")
+            self._report("sys", "uuid", f"expected 32 hexadecimal digits, got {identity[:40]!r}")
         read_settings(self._transaction, self._tables)
 
     def _check_manifest(self) -> None:
@@ -171,6 +177,11 @@ class _Examination:
                     str(newest[0]),
                     f"expected generation {generation} or an earlier one, got {shown}",
                 )
+
+    def _check_aliases(self) -> None:
+        ids, targets = read_aliases(self._transaction, self._tables)
+        for wrong, expected in wrong_aliases(ids, targets, self._ids):
+            self._report_ids("alias", ids[wrong], f"expected {expected}, found another")
 
     def _check_ids(self, table: str, *, complete: bool = False) -> Ids:
         """Return the ids of a table; report those without a key, and keys without one."""
@@ -204,6 +215,13 @@ class _Examination:
         if len(sources) > _LISTED:
             more = len(sources) - _LISTED
             self._report("adjacency", "", f"expected {expected}, got others in {more} more edges")
+
+
+def wrong_aliases(ids: Ids, targets: Ids, concepts: Ids) -> Iterator[tuple[NDArray[np.bool_], str]]:
+    """Yield which aliases break a rule, and the rule; that one leads nowhere is none."""
+    yield ids == 0, "an id above 0"
+    yield np.isin(ids, concepts), "an id without a concept"
+    yield ends_of(ids, targets) == 0, "a chain of aliases that ends"
 
 
 def wrong_edges(owners: Ids, edges: Records, ids: Ids) -> Iterator[tuple[NDArray[np.bool_], str]]:

@@ -9,8 +9,8 @@ import lmdb
 import numpy as np
 
 from storage_backends import checksum, codec
-from storage_backends.errors import StoreUsageError
-from storage_backends.lmdb_read import read_generation, read_number
+from storage_backends.errors import StoreCorruptError, StoreUsageError
+from storage_backends.lmdb_read import read_first_event, read_generation, read_number
 from storage_backends.opening import Tables, Transaction
 from storage_backends.types import Ids, Records
 from storage_backends.validation import PreparedBatch
@@ -51,7 +51,10 @@ def apply(
     writer.replace_stats(batch)
     writer.put_payloads(batch)
     writer.put_edges(batch)
+    writer.put_aliases(batch)
     writer.append_events(batch.events)
+    if batch.most_events is not None:
+        drop_events(transaction, tables, batch.most_events)
     writer.put_named(batch)
     entry = codec.LogEntry(
         new=new,
@@ -92,6 +95,16 @@ def write_number(transaction: Transaction, tables: Tables, name: bytes, number: 
     transaction.put(name, checksum.seal("sys", name, codec.encode_number(number)), db=tables.sys)
 
 
+def drop_events(transaction: Transaction, tables: Tables, most: int) -> None:
+    """Remove the oldest events but for so many, 1 or more."""
+    cursor = transaction.cursor(db=tables.evolution)
+    surplus = transaction.stat(tables.evolution)["entries"] - most
+    if surplus > 0 and cursor.first():
+        for _ in range(surplus):
+            cursor.delete()  # which leaves the cursor at the next one
+        write_number(transaction, tables, codec.FIRST_EVENT, codec.decode_number(cursor.key()))
+
+
 class _Writer:
     """The steps of a commit, which share the transaction and the count of edges."""
 
@@ -121,6 +134,7 @@ class _Writer:
         self._check_width(batch.width)
         keys = codec.encode_ids(batch.put)
         missing = self._missing(batch.put)
+        self._end_aliases(missing)
         self._put(self._tables.key, keys, batch.keys)
         self._put(self._tables.value, keys, batch.values)
         self._put(self._tables.meta, keys, batch.meta)
@@ -147,10 +161,27 @@ class _Writer:
         self._more_edges += after - before
         self._put(self._tables.adjacency, keys, batch.adjacency)
 
+    def put_aliases(self, batch: PreparedBatch) -> None:
+        """Write which concepts stand for ids that have none."""
+        if not batch.alias_ids.size:
+            return
+        held = np.setdiff1d(batch.alias_ids, self._missing(batch.alias_ids), assume_unique=True)
+        if held.size:
+            raise StoreUsageError(
+                f"aliases: expected ids without a concept after the batch, got {held[0]}"
+            )
+        self._require_exist("targets of aliases", np.unique(batch.alias_targets))
+        self._put(self._aliases, codec.encode_ids(batch.alias_ids), batch.aliases)
+
     def append_events(self, events: Records) -> None:
         """Write events after the last one."""
         table = self._tables.evolution
-        start = self._transaction.stat(table)["entries"]
+        cursor = self._transaction.cursor(db=table)
+        start = (
+            codec.decode_number(cursor.key()) + 1
+            if cursor.last()
+            else read_first_event(self._transaction, self._tables)
+        )
         numbers = np.arange(start, start + len(events), dtype=np.uint64)
         records = codec.encode_rows("evolution", numbers, events)
         self._put(table, codec.encode_ids(numbers), records)
@@ -187,6 +218,21 @@ class _Writer:
         cursor = self._transaction.cursor(db=self._tables.log)
         while cursor.first() and codec.decode_number(cursor.key()) <= last:
             cursor.delete()
+
+    @property
+    def _aliases(self) -> lmdb._Database:
+        table = self._tables.alias
+        if table is None:  # every environment that may write has made it
+            raise StoreCorruptError("expected a table of aliases, found none")
+        return table
+
+    def _end_aliases(self, ids: Ids) -> None:
+        """Remove the aliases of ids that become concepts; as a rule, these are greater than all."""
+        cursor = self._transaction.cursor(db=self._aliases)
+        if cursor.last():
+            last = codec.decode_number(cursor.key())
+            for key in codec.encode_ids(ids[: np.searchsorted(ids, np.uint64(last), "right")]):
+                self._transaction.delete(key, db=self._aliases)
 
     def _check_width(self, width: int) -> None:
         cursor = self._transaction.cursor(db=self._tables.key)

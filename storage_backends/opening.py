@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -37,6 +37,13 @@ class Tables(NamedTuple):
     log: lmdb._Database
     evolution: lmdb._Database
     snapshot: lmdb._Database
+    alias: lmdb._Database | None
+
+    def named(self) -> Iterator[tuple[str, lmdb._Database]]:
+        """Yield the tables that there are, with their names."""
+        for name, table in zip(codec.TABLES, self, strict=True):
+            if table is not None:
+                yield name, table
 
 
 Job: TypeAlias = Callable[[Transaction, Tables], Result]
@@ -65,18 +72,18 @@ def open_tables_in(folder: Path, mode: OpenMode) -> tuple[lmdb.Environment, Tabl
     env = _open_file(folder, mode)
     try:
         env.reader_check()  # which frees the slots of readers that were killed
-        tables = _find_tables(env, folder / layout.DATA)
+        tables = _find_tables(env, folder / layout.DATA, mode.writable)
     except BaseException:
         env.close()
         raise
     return env, tables
 
 
-def _find_tables(env: lmdb.Environment, path: Path) -> Tables:
+def _find_tables(env: lmdb.Environment, path: Path, writable: bool) -> Tables:
     try:
         while True:
             try:
-                return _open_tables(env, path)
+                return _open_tables(env, path, writable)
             except lmdb.MapResizedError:  # a writer made the file longer since it was opened
                 env.set_mapsize(roomy_size(env))
     except lmdb.NotFoundError as error:
@@ -87,15 +94,23 @@ def _find_tables(env: lmdb.Environment, path: Path) -> Tables:
         raise translate(error, path, "open") from error
 
 
-def _open_tables(env: lmdb.Environment, path: Path) -> Tables:
+def _open_tables(env: lmdb.Environment, path: Path, writable: bool) -> Tables:
     # Not in a transaction of ours: the binding ends one that reads by an abort, which closes
     # the tables opened in it.
     system = env.open_db(b"sys", create=False)
     with env.begin(db=system) as transaction:
         # Before the other tables: a newer release may have others.
         _check_schema(transaction.get(codec.SCHEMA), path)
-    others = [env.open_db(name.encode(), create=False) for name in codec.TABLES[1:]]
-    return Tables(system, *others)
+    others = [env.open_db(name.encode(), create=False) for name in codec.TABLES[1:-1]]
+    return Tables._make([system, *others, open_aliases(env, create=writable)])
+
+
+def open_aliases(env: lmdb.Environment, *, create: bool) -> lmdb._Database | None:
+    """Open the table of aliases, which earlier releases did not make; None where it is missing."""
+    try:
+        return env.open_db(codec.ALIAS.encode(), create=create)
+    except lmdb.NotFoundError:
+        return None
 
 
 def roomy_size(env: lmdb.Environment) -> int:

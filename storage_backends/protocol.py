@@ -58,7 +58,8 @@ class Store(Protocol):
             If the batch breaks a rule that `WriteBatch` states: repeated or zero ids, deletion or
             statistics or payload or edges of a concept that does not exist, a target that does not
             exist, an edge to oneself, repeated targets, arrays of unequal length, a key width
-            that differs from the concepts already held, or a non-finite key or value.
+            that differs from the concepts already held, a non-finite key or value, an alias of a
+            concept that exists or for one that does not, or ``most_events`` below 1.
         StoreReadOnlyError
             If the handle is read-only.
         StoreFullError
@@ -78,8 +79,27 @@ class Store(Protocol):
         """Return the payload of each id; None where there is none."""
         ...
 
+    def resolved_payloads(self, ids: Ids) -> Sequence[bytes | None]:
+        """Return the payload of the concept that each id stands for; None where there is none.
+
+        Both are of one generation: a merge, which takes the payload along, cannot come between.
+        """
+        ...
+
+    def resolve(self, ids: Ids) -> Ids:
+        """Return the concept that each id stands for now, (N,) uint64 in the order of the ids.
+
+        That is the id itself where the concept exists, else the one at the end of its aliases, and
+        0 where there is none.
+        """
+        ...
+
     def events(self, start: int = 0, limit: int | None = None) -> Records:
-        """Return events ``start`` and later, oldest first, at most ``limit`` of them."""
+        """Return events ``start`` and later, oldest first, at most ``limit`` of them.
+
+        Events are numbered from 0, and keep their number. Those before `StoreStats.first_event`
+        are gone, and passed over.
+        """
         ...
 
     def shortterm(self) -> Mapping[str, bytes]:

@@ -9,9 +9,11 @@ import numpy as np
 
 from storage_backends import codec
 from storage_backends.opening import Tables, Transaction
+from storage_backends.sifting import oldest_event
 
 #: Names of the counts, with the tables that have a record for each.
 _TABLE_OF = {"concepts": "key", "payloads": "payload", "events": "evolution"}
+_NAMES = ("concepts", "edges", "payloads", "aliases", "events")
 
 
 @dataclass(frozen=True)
@@ -20,25 +22,28 @@ class Counts:
 
     Parameters
     ----------
-    concepts, edges, payloads, events : int or None
+    concepts, edges, payloads, aliases, events : int or None
     """
 
     concepts: int | None
     edges: int | None
     payloads: int | None
+    aliases: int | None
     events: int | None
 
 
 def count(transaction: Transaction, tables: Tables) -> Counts:
     """Count what the tables hold or, by what belongs to it, once held."""
     parts = [_numbers_in(transaction, tables, table) for table in ("key", "value", "meta")]
-    events = _numbers_in(transaction, tables, "evolution")
+    events = sorted(_numbers_in(transaction, tables, "evolution"))
+    first = oldest_event(transaction, tables, events)
     records = transaction.cursor(db=tables.adjacency).iternext(keys=False)
     return Counts(
         concepts=len(set().union(*parts)),
         edges=sum(max(codec.count_edges(record), 0) for record in records),
         payloads=transaction.stat(tables.payload)["entries"],
-        events=max(len(events), max(events, default=-1) + 1),
+        aliases=0 if tables.alias is None else transaction.stat(tables.alias)["entries"],
+        events=max(len(events), events[-1] + 1 - first) if events else 0,
     )
 
 
@@ -67,14 +72,21 @@ def estimate(
         concepts=concepts if known["concepts"] is None else known["concepts"],
         edges=shown_edges if edges is None else edges,
         payloads=known["payloads"],
+        aliases=_aliases_in(entries),
         events=known["events"],
     )
+
+
+def _aliases_in(entries: Mapping[str, int]) -> int | None:
+    # A memory of an earlier release has every table but this one.
+    others = set(codec.TABLES) - {codec.ALIAS}
+    return entries.get(codec.ALIAS, 0 if set(entries) == others else None)
 
 
 def losses(before: Counts, after: Counts) -> Iterator[str]:
     """Yield what is less after than before, or may be."""
     unknown = []
-    for name in ("concepts", "edges", "payloads", "events"):
+    for name in _NAMES:
         had, has = getattr(before, name), getattr(after, name)
         if had is None:
             unknown.append(name)

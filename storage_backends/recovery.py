@@ -21,14 +21,14 @@ from storage_backends.errors import StoreCorruptError, StoreError, StoreFullErro
 from storage_backends.protocol import Store
 from storage_backends.recorded_file import Stopped
 from storage_backends.snapshot import Manifest
-from storage_backends.types import EDGE, Problem
+from storage_backends.types import Problem
 from storage_backends.view import View
 
 _log = logging.getLogger("aesg.storage")
 
-#: Of a concept in the columns, but for its key and its vector; of one, and of one of its
-#: neighbours, in the graph.
-_SLOT_BYTES, _LEVEL_BYTES, _LINK_BYTES = 128, 24, 10
+#: Of a concept in the columns, but for its key and its vector; of an edge there; of a concept, and
+#: of one of its neighbours, in the graph.
+_SLOT_BYTES, _EDGE_BYTES, _LEVEL_BYTES, _LINK_BYTES = 136, 28, 24, 10
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _bytes_of(view: View, *, with_graph: bool) -> int:
     """Return about how large the files of a snapshot become, rather too much than too little."""
     vectors = 1 if view.value_vectors is None else 2
     slot = _SLOT_BYTES + vectors * view.keys.dtype.itemsize * view.keys.shape[1]
-    size = view.size * slot + view.edge_count * EDGE.itemsize
+    size = view.size * slot + view.edge_count * _EDGE_BYTES
     if with_graph and view.base is not None:
         size += view.base.size * (_LEVEL_BYTES + _LINK_BYTES * view.base.parameters["neighbours"])
     return size + size // 10

@@ -42,7 +42,7 @@ _PORTION = 50_000
 
 #: Settings without which a memory is another one.
 _SETTINGS = ("config", "next_id", "epoch", "tick")
-_UNKNOWN = Counts(None, None, None, None)
+_UNKNOWN = Counts(None, None, None, None, None)
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def repair(
     return RepairReport(
         directory=str(path),
         folder=layout.require_memory(path).name,
-        damage=tuple(work.damage),
+        damage=tuple(dict.fromkeys(work.damage)),  # a salvage may tell the same again
         rebuilt=tuple(work.rebuilt),
         moved=tuple(MovedRecord(each.table, each.where, each.reason) for each in work.moved),
         before=work.before or _UNKNOWN,

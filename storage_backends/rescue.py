@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage_backends import codec, column_file, recorded_file
-from storage_backends.adjacency import POOL
+from storage_backends.adjacency import REST
 from storage_backends.errors import StoreCorruptError, StoreError
+from storage_backends.lmdb_read import read_aliases
 from storage_backends.lmdb_verify import wrong_edges
 from storage_backends.manifest import Manifest
 from storage_backends.opening import Tables, Transaction
@@ -107,15 +108,16 @@ def _concepts(view: View, slots: NDArray[np.intp]) -> Concepts:
 def _edges(view: View, slots: NDArray[np.intp]) -> tuple[NDArray[np.int64], Records]:
     """Return the edges of live slots in the order of their ids."""
     slots = slots[np.argsort(view.ids[slots])]
-    starts, counts = view.adjacency.start[slots], view.adjacency.count[slots]
-    fits = (starts >= 0) & (counts >= 0) & (starts + counts <= len(view.adjacency.pool))
+    rows = view.adjacency.rows[slots]
+    starts, counts = rows["start"], rows["count"].astype(np.int64)
+    fits = (starts >= 0) & (starts <= view.edge_count - counts)
     _require(bool(fits.all()), "edges within the file")
-    _, rows = view.adjacency.expand(slots)
-    targets = rows["target"]
-    _require(bool(((targets >= 0) & (targets < view.size)).all()), "edges to slots")
-    edges = np.empty(len(rows), EDGE)
-    for name in POOL.names or ():
-        edges[name] = rows[name]
+    _, held = view.adjacency.expand(slots)
+    targets = held["target"]
+    _require(bool((targets < view.size).all()), "edges to slots")
+    edges = np.empty(len(held), EDGE)
+    for name in REST.names or ():
+        edges[name] = held[name]
     edges["target"] = view.ids[targets]
     return counts, edges
 
@@ -130,8 +132,8 @@ def fill(
 ) -> tuple[int, int]:
     """Put what is missing from the tables; return how many concepts and edges that were.
 
-    What the tables hold stays. What the log says was deleted later is left out, and nothing is put
-    where the tables hold keys of another width.
+    What the tables hold stays. What was deleted later, by the log, or has an alias, is left out,
+    and nothing is put where the tables hold keys of another width.
 
     Parameters
     ----------
@@ -145,7 +147,9 @@ def fill(
     if not _is_of_width(transaction, tables, saved):
         return 0, 0
     whole = np.intersect1d(np.intersect1d(held["key"], held["value"]), held["meta"])
-    wanted = np.setdiff1d(saved.concepts.ids, _deleted(transaction, tables, saved.generation))
+    absorbed, _ = read_aliases(transaction, tables)
+    gone = np.union1d(_deleted(transaction, tables, saved.generation), absorbed)
+    wanted = np.setdiff1d(saved.concepts.ids, gone)
     missing = np.setdiff1d(wanted, whole)
     if all(entries.get(name) == len(held[name]) for name in _CONCEPT_TABLES):
         missing = missing[:0]

@@ -52,7 +52,7 @@ def _table_of(found: Found) -> str:
 
 def _is_of(table: str, key: bytes, record: bytes) -> bool:
     body, found = record[: -checksum.SIZE], record[-checksum.SIZE :]
-    if table not in ("key", "value", "meta", "adjacency", "evolution"):
+    if table not in codec.NUMBERED:
         with suppress(StoreCorruptError):
             checksum.unseal(table, key, record)
             return True

@@ -146,6 +146,17 @@ class DataFile:
         else:
             yield from self._cut_off(free)
 
+    def ill_fitting(self) -> list[str]:
+        """Return which pages in use LMDB would garble when it deletes from them, and more of such.
+
+        It trusts the sizes in a page, and moves the records of others by them.
+        """
+        before = len(self.damage)
+        for name, root in self._tables():
+            for _ in self._nodes(root, f"table {name}"):
+                pass
+        return self.damage[before:]
+
     def _tables(self) -> Iterator[tuple[str, int]]:
         for node in self._nodes(self._meta.table_root, "the list of tables"):
             if node.flags & _IS_TABLE and len(node.data) == _DATABASE.size:
@@ -191,8 +202,9 @@ class DataFile:
                 continue
             self._seen[number] = 1
             nodes = list(_nodes_of(page))
-            _, flags, lower, _ = _PAGE.unpack_from(page)
-            if len(nodes) != (lower - _PAGE.size) // 2:
+            _, flags, lower, upper = _PAGE.unpack_from(page)
+            filled = sum(map(_room_of, nodes))  # nodes lie side by side, up to the end of the page
+            if len(nodes) != (lower - _PAGE.size) // 2 or filled != len(page) - upper:
                 self.damage.append(f"page {number} of {of} holds damaged records")
             if flags == _BRANCH:
                 waiting += [(node.child, depth + 1) for node in reversed(nodes)]
@@ -282,6 +294,12 @@ def _is_page(page: bytes, number: int) -> bool:
     stored, flags, lower, upper = _PAGE.unpack_from(page)
     sound = stored == number and flags in (_BRANCH, _LEAF)
     return sound and _PAGE.size <= lower <= upper <= len(page)
+
+
+def _room_of(node: _Node) -> int:
+    """Return how many bytes of a page a node takes, which is an even number."""
+    size = _NODE.size + len(node.key) + len(node.data)
+    return size + size % 2
 
 
 def _nodes_of(page: bytes) -> Iterator[_Node]:

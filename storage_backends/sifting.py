@@ -8,30 +8,25 @@ its key, its value and its statistics are.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import reduce
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage_backends import checksum, codec
 from storage_backends.errors import StoreCorruptError
-from storage_backends.lmdb_read import read_number
-from storage_backends.lmdb_verify import wrong_edges
+from storage_backends.lmdb_read import read_aliases, read_first_event, read_number
+from storage_backends.lmdb_verify import wrong_aliases, wrong_edges
 from storage_backends.lmdb_write import write_number
 from storage_backends.opening import Tables, Transaction
-from storage_backends.types import EVENT, STATS, Floats, Ids, Problem
+from storage_backends.soundness import BELONGING, common_width, unsound_records
+from storage_backends.types import EVENT, STATS, Ids, Problem
 
-_CHUNK = 4096
 _CONCEPT_TABLES = ("key", "value", "meta")
-_BELONGING = ("payload", "adjacency")
-_NAMED = ("sys", "shortterm")
 _NO_IDS: Ids = np.empty(0, np.uint64)
-
-Entry = tuple[bytes, bytes]
 
 
 @dataclass(frozen=True)
@@ -55,9 +50,7 @@ class Moved:
     @property
     def where(self) -> str:
         """The record, as problems name it."""
-        if self.table in _NAMED or len(self.key) != 8:
-            return self.key.decode("ascii", "backslashreplace")
-        return str(codec.decode_number(self.key))
+        return checksum.name_of(self.table, self.key)
 
 
 @dataclass
@@ -109,9 +102,11 @@ def sift(
         Called when the unsound records of concepts and edges are out, to put others there.
     """
     sifter = _Sifter(transaction, tables)
+    sifter.sift_alias_records()
     sifter.sift_concepts(fill)
+    sifter.sift_aliases()
     sifter.sift_shortterm()
-    sifter.sift_events()
+    sifter.sift_events(salvaged)
     sifter.sift_system(salvaged)
     sifter.finish(latest, salvaged)
     return sifter.done
@@ -119,11 +114,10 @@ def sift(
 
 def unsound(transaction: Transaction, tables: Tables) -> Iterator[Problem]:
     """Yield every record that is not one that was written, each by itself."""
-    width = _common_width(transaction, tables)
-    for table in codec.TABLES:
-        entries = transaction.cursor(db=getattr(tables, table))
-        for key, reason in _wrong_among_all(table, entries, width):
-            yield Problem(table, Moved(table, key, b"", reason).where, reason)
+    width = common_width(transaction, tables)
+    for name, table in tables.named():
+        for key, reason in unsound_records(name, transaction.cursor(db=table), width):
+            yield Problem(name, Moved(name, key, b"", reason).where, reason)
 
 
 def number_or_none(transaction: Transaction, tables: Tables, name: bytes) -> int | None:
@@ -133,6 +127,27 @@ def number_or_none(transaction: Transaction, tables: Tables, name: bytes) -> int
     return None
 
 
+def oldest_event(
+    transaction: Transaction, tables: Tables, numbers: Sequence[int], *, salvaged: bool = False
+) -> int:
+    """Return the number of the oldest event; where its record is lost, of the first one found.
+
+    Parameters
+    ----------
+    transaction : Transaction
+    tables : Tables
+    numbers : sequence of int
+        Of the events found, ascending.
+    salvaged : bool
+        Whether the record may be missing without a trace. Else that it is missing means 0.
+    """
+    with suppress(StoreCorruptError):
+        first = read_first_event(transaction, tables)
+        if first or not salvaged:
+            return first
+    return numbers[0] if numbers else 0
+
+
 class _Sifter:
     """The steps, which share the transaction and what they have found."""
 
@@ -140,14 +155,14 @@ class _Sifter:
         self.done = Sifted()
         self._transaction = transaction
         self._tables = tables
-        self._width = _common_width(transaction, tables)
+        self._width = common_width(transaction, tables)
         self._ids = _NO_IDS
         self._edges = 0
         self._greatest = 0  # of all ids that were ever found
 
     def sift_concepts(self, fill: Callable[[], object] | None) -> None:
         """Take out concepts, payloads and edges that are not sound."""
-        wrong = {table: self._wrong_in(table) for table in (*_CONCEPT_TABLES, *_BELONGING)}
+        wrong = {table: self._wrong_in(table) for table in (*_CONCEPT_TABLES, *BELONGING)}
         if fill is not None:
             for table in wrong:
                 self._take_out(table, wrong[table])
@@ -172,13 +187,29 @@ class _Sifter:
             names = self._transaction.cursor(db=self._tables.shortterm).iternext(values=False)
             self._take_out("shortterm", dict.fromkeys(names, others) | wrong)
 
-    def sift_events(self) -> None:
-        """Take out events that are not sound, and number the others from 0."""
+    def sift_alias_records(self) -> None:
+        """Take out aliases that are not sound."""
+        self._take_out(codec.ALIAS, self._wrong_in(codec.ALIAS))
+
+    def sift_aliases(self) -> None:
+        """Take out aliases that break a rule."""
+        ids, targets = read_aliases(self._transaction, self._tables)
+        wrong: dict[bytes, str] = {}
+        for found, expected in wrong_aliases(ids, targets, self._ids):
+            reason = f"expected {expected}, found another"
+            wrong |= dict.fromkeys(codec.encode_ids(ids[found]), reason)
+        self._take_out(codec.ALIAS, wrong)
+
+    def sift_events(self, salvaged: bool) -> None:
+        """Take out events that are not sound, and number the others without a gap."""
         self._take_out("evolution", self._wrong_in("evolution"))
         table = self._tables.evolution
         entries = list(self._transaction.cursor(db=table))
         numbers = codec.decode_ids(key for key, _ in entries)
-        expected = np.arange(len(entries), dtype=np.uint64)
+        first = oldest_event(self._transaction, self._tables, numbers.tolist(), salvaged=salvaged)
+        if first and first != self._number(codec.FIRST_EVENT):
+            self._write(codec.FIRST_EVENT, first, f"the number of the oldest event: {first}")
+        expected = np.arange(first, first + len(entries), dtype=np.uint64)
         if not np.array_equal(numbers, expected):
             rows = codec.decode_records(
                 "evolution", numbers, (record for _, record in entries), EVENT
@@ -317,7 +348,7 @@ class _Sifter:
     def _wrong_in(self, table: str) -> dict[bytes, str]:
         """Return the keys of the records that are not sound, and why."""
         entries = self._transaction.cursor(db=getattr(self._tables, table))
-        return dict(_wrong_among_all(table, entries, self._width))
+        return dict(unsound_records(table, entries, self._width))
 
     def _ids_in(self, table: str, wrong: dict[bytes, str]) -> Ids:
         keys = self._transaction.cursor(db=getattr(self._tables, table)).iternext(values=False)
@@ -354,60 +385,3 @@ class _Sifter:
 
     def _rebuilt(self, what: str) -> None:
         self.done.rebuilt.append(what)
-
-
-def _common_width(transaction: Transaction, tables: Tables) -> int:
-    """Return the width that most keys have."""
-    records = transaction.cursor(db=tables.key).iternext(keys=False)
-    sizes = np.fromiter(map(codec.width_of, records), np.int64)
-    widths, counts = np.unique(sizes, return_counts=True)
-    return int(widths[np.argmax(counts)]) if len(widths) else 0
-
-
-def _wrong_among_all(
-    table: str, entries: Iterable[Entry], width: int
-) -> Iterator[tuple[bytes, str]]:
-    """Yield the keys of the records that are not sound, and why."""
-    iterator = iter(entries)
-    while chunk := list(islice(iterator, _CHUNK)):
-        yield from _wrong_among(table, chunk, width)
-
-
-def _wrong_among(table: str, entries: list[Entry], width: int) -> Iterator[tuple[bytes, str]]:
-    try:
-        _check(table, entries, width)
-    except StoreCorruptError as error:
-        if len(entries) == 1:
-            key, where = entries[0][0], checksum.where(table, entries[0][0])
-            yield key, str(error).removeprefix(f"{where}: ").removeprefix(f"{table}: ")
-            return
-        middle = len(entries) // 2
-        yield from _wrong_among(table, entries[:middle], width)
-        yield from _wrong_among(table, entries[middle:], width)
-
-
-def _check(table: str, entries: list[Entry], width: int) -> None:
-    """Check records by themselves.
-
-    Raises
-    ------
-    StoreCorruptError
-        If one is not sound.
-    """
-    codec.check_records(table, entries, width)
-    records = [record for _, record in entries]
-    if table in ("key", "value"):
-        ids = codec.decode_ids(key for key, _ in entries)
-        rows: Floats | None
-        if table == "key":
-            rows = codec.decode_keys(ids, records)
-        else:
-            _, _, rows = codec.decode_values(ids, records, width)
-        if rows is not None and not np.isfinite(rows).all():
-            raise StoreCorruptError(f"{table}: expected finite numbers, got others")
-    elif table in _BELONGING:
-        codec.decode_ids(key for key, _ in entries)
-        if min(map(len, records)) <= checksum.SIZE:
-            raise StoreCorruptError(f"{table}: expected something, got an empty record")
-    elif table in _NAMED:
-        codec.decode_names(table, (entry for entry in entries if entry[0] != codec.SCHEMA))

@@ -18,7 +18,8 @@ Floats = NDArray[np.float32]
 Records = NDArray[np.void]
 
 #: Statistics of one concept, 64 bytes. ``created`` and ``modified`` are Unix microseconds;
-#: ``epoch`` is the consolidation epoch and ``tick`` the topology update of the last touch.
+#: ``epoch`` is the consolidation epoch and ``tick`` the topology update of the last touch;
+#: ``edge_epoch`` is the consolidation epoch as of which its out-edges state their confidence.
 STATS = np.dtype(
     [
         ("created", "<u8"),
@@ -30,7 +31,8 @@ STATS = np.dtype(
         ("region", "<u4"),
         ("relevance", "<f4"),
         ("stability", "<f4"),
-        ("reserved", "V8"),
+        ("edge_epoch", "<u4"),
+        ("reserved", "V4"),
     ]
 )
 
@@ -63,6 +65,7 @@ class EdgeKind(enum.IntFlag):
     COACTIVATION = 1
     SUCCESSOR = 2
     VALUE = 4
+    ABSTRACTION = 8
 
 
 class ValueKind(enum.IntEnum):
@@ -136,8 +139,14 @@ class WriteBatch:
     edges : mapping of id to (M,) EDGE
         The complete new set of out-edges of a concept; an empty array removes them. Targets
         exist after the batch, differ from the source and do not repeat.
+    aliases : mapping of id to id
+        Ids without a concept after the batch, each with the concept that stands for it from now
+        on, which exists after it. An alias ends where a concept is put under its id, and may be
+        forgotten once it leads to none.
     events : (M,) EVENT
         Appended to the evolution log.
+    most_events : int, optional
+        Events that the log keeps, these included, 1 or more; the oldest yield. None keeps all.
     shortterm : mapping of name to bytes, optional
         Replaces the whole short-term table; None leaves it.
     settings : mapping of name to bytes
@@ -151,7 +160,9 @@ class WriteBatch:
     stats: Records = field(default_factory=lambda: np.empty(0, STATS))
     payloads: Mapping[int, bytes] = field(default_factory=dict)
     edges: Mapping[int, Records] = field(default_factory=dict)
+    aliases: Mapping[int, int] = field(default_factory=dict)
     events: Records = field(default_factory=lambda: np.empty(0, EVENT))
+    most_events: int | None = None
     shortterm: Mapping[str, bytes] | None = None
     settings: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -220,8 +231,10 @@ class StoreStats:
 
     Parameters
     ----------
-    concepts, edges, payloads, events, log_entries : int
+    concepts, edges, payloads, aliases, events, log_entries : int
         Records held.
+    first_event : int
+        Number of the oldest event held, which is how many have yielded to later ones.
     generation : int
         Number of commits since the directory was made.
     file_bytes : int
@@ -231,7 +244,9 @@ class StoreStats:
     concepts: int
     edges: int
     payloads: int
+    aliases: int
     events: int
+    first_event: int
     log_entries: int
     generation: int
     file_bytes: int

@@ -6,7 +6,7 @@ transaction that applies the batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,8 +43,14 @@ class PreparedBatch:
         D of the keys put; 0 where none is.
     targets : (M,) uint64
         Targets of all edges, each once.
+    alias_ids, alias_targets : (A,) uint64
+        Ids without a concept, and what stands for them.
+    aliases : list of bytes
+        Their records.
     events : (E,) EVENT
         To be numbered.
+    most_events : int, optional
+        How many of all the log keeps.
     shortterm : list of (key, record), optional
     settings : list of (key, record)
     """
@@ -62,7 +68,11 @@ class PreparedBatch:
     sources: Ids
     adjacency: list[bytes]
     targets: Ids
+    alias_ids: Ids
+    alias_targets: Ids
+    aliases: list[bytes]
     events: Records
+    most_events: int | None
     shortterm: list[tuple[bytes, bytes]] | None
     settings: list[tuple[bytes, bytes]]
 
@@ -79,7 +89,10 @@ def prepare(batch: WriteBatch) -> PreparedBatch:
     stats_ids, stats = _prepare_stats(batch.stats_ids, batch.stats)
     payload_ids, payloads = _prepare_payloads(batch.payloads)
     sources, adjacency, targets = _prepare_edges(batch.edges)
+    alias_ids, alias_targets = _prepare_aliases(batch.aliases)
     _check_records("events", batch.events, EVENT)
+    if batch.most_events is not None and batch.most_events < 1:
+        raise StoreUsageError(f"most_events: expected 1 or more, got {batch.most_events}")
     return PreparedBatch(
         deleted=np.sort(_distinct_ids("deleted", batch.deleted)),
         put=put,
@@ -94,7 +107,11 @@ def prepare(batch: WriteBatch) -> PreparedBatch:
         sources=sources,
         adjacency=adjacency,
         targets=targets,
+        alias_ids=alias_ids,
+        alias_targets=alias_targets,
+        aliases=codec.encode_aliases(alias_ids, alias_targets),
         events=batch.events,
+        most_events=batch.most_events,
         shortterm=_prepare_shortterm(batch.shortterm),
         settings=_prepare_settings(batch.settings),
     )
@@ -185,7 +202,7 @@ def _distinct_ids(where: str, ids: Ids) -> Ids:
     return ids
 
 
-def _mapped_ids(where: str, entries: Mapping[int, object]) -> Ids:
+def _mapped_ids(where: str, entries: Collection[int]) -> Ids:
     try:
         return np.fromiter(entries, np.uint64, len(entries))
     except (OverflowError, TypeError, ValueError) as error:
@@ -239,6 +256,13 @@ def _check_edge_rows(what: str, owners: Ids, targets: Ids, good: NDArray[np.bool
     if bad.size:
         source, target = owners[bad[0]], targets[bad[0]]
         raise StoreUsageError(f"edges of {source}: expected {what}, got the edge to {target}")
+
+
+def _prepare_aliases(aliases: Mapping[int, int]) -> tuple[Ids, Ids]:
+    ids = _distinct_ids("aliases", _mapped_ids("aliases", aliases))
+    targets = _mapped_ids("targets of aliases", aliases.values())
+    order = np.argsort(ids)
+    return ids[order], targets[order]
 
 
 def _check_records(where: str, records: Records, dtype: np.dtype[np.void]) -> None:

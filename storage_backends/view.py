@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage_backends import flat_columns
-from storage_backends.adjacency import POOL, Adjacency, pool_records
+from storage_backends.adjacency import REST, Adjacency, Rows
 from storage_backends.columns import Column, Filled, Scalar, Slots
 from storage_backends.errors import StoreCorruptError
 from storage_backends.faiss_index import SeedIndex
@@ -55,6 +55,8 @@ class View:
         Vector values; None while no concept has one.
     stats : column of (N,) STATS
         Statistics.
+    regions : column of (N,) uint32
+        Their ``region`` once more. What changes other statistics shares this column.
     id_map : IdMap
         From id to slot; tombstones may be in it.
     adjacency : Adjacency
@@ -80,6 +82,7 @@ class View:
     value_ids: Column[np.int64]
     value_vectors: Column[np.float32] | None
     stats: Column[np.void]
+    regions: Column[np.uint32]
     id_map: IdMap
     adjacency: Adjacency
     base: HnswBase | None
@@ -172,7 +175,7 @@ class View:
     @property
     def outside(self) -> int:
         """Number of slots that were added or changed since the columns were plain arrays."""
-        columns = (self.alive, self.keys, self.stats, self.adjacency.start)
+        columns = (self.alive, self.keys, self.stats, self.adjacency.rows)
         changed = np.concatenate([column.changed for column in columns])
         changed = np.sort(changed, kind="stable")  # a few ascending runs: merged in linear time
         again = np.count_nonzero(changed[1:] == changed[:-1])
@@ -191,16 +194,38 @@ class View:
         return slots
 
     def edges(self, concept_id: int) -> Records:
-        """Return the out-edges of a concept as ``EDGE`` records; none if it does not exist."""
+        """Return the out-edges of a concept as ``EDGE`` records; none if it does not exist.
+
+        They are stated as of its `edge_epochs`: the strongest first, of equals the lowest id.
+        """
         slot = int(self.slots(np.array([concept_id], np.uint64))[0])
-        if slot < 0:
-            return np.empty(0, EDGE)
-        row = self.adjacency.row(slot)
-        edges = np.empty(len(row), EDGE)
-        edges["target"] = self.ids[row["target"]]
-        for name in ("weight", "confidence", "use", "kind"):
-            edges[name] = row[name]
-        return edges
+        return np.empty(0, EDGE) if slot < 0 else self._named(self.adjacency.row(slot))
+
+    def out_edges(self, slots: Slots) -> tuple[Slots, Records]:
+        """Return the out-edges of some slots, and the place in ``slots`` of each one's source."""
+        owner, edges = self.adjacency.expand(slots)
+        return owner, self._named(edges)
+
+    def rows_of(self, slots: Slots) -> list[Records]:
+        """Return the out-edges of each of some slots, as `edges` does of one concept."""
+        owner, edges = self.out_edges(slots)
+        bounds = np.searchsorted(owner, np.arange(1, len(slots)))
+        return np.split(edges, bounds) if len(slots) else []
+
+    def _named(self, edges: NDArray[np.void]) -> Records:
+        """Return edges to slots as edges to concepts."""
+        named = np.empty(len(edges), EDGE)
+        named["target"] = self.ids[edges["target"]]
+        for name in REST.names or ():
+            named[name] = edges[name]
+        return named
+
+    def edge_epochs(self, slots: Slots) -> NDArray[np.uint32]:
+        """Return as of which consolidation epoch the out-edges of slots are stated, ``(M,)``.
+
+        0 where there is no edge.
+        """
+        return self.adjacency.epochs(slots)
 
     def raw_keys(self, slots: Slots) -> Floats:
         """Return keys with the length that they were stored with, ``(M, D)``."""
@@ -219,9 +244,15 @@ class View:
             view = view._with_concepts(changes.concepts)
         if len(changes.stats_ids):
             slots = view._held_slots(changes.stats_ids, "meta")
-            view = replace(view, stats=view.stats.replaced(slots, changes.stats))
+            view = replace(
+                view,
+                stats=view.stats.replaced(slots, changes.stats),
+                regions=_regions(view.regions, slots, changes.stats),
+            )
         if len(changes.edge_sources):
             view = view._with_edges(changes)
+        if view.edge_count:
+            view = view._with_epochs(np.concatenate([changes.concepts.ids, changes.stats_ids]))
         return replace(view, generation=changes.generation, settings=dict(changes.settings))
 
     def compacted(self) -> View:
@@ -233,6 +264,7 @@ class View:
         for name in flat_columns.COLUMNS:
             column = getattr(self, name)
             columns[name] = None if column is None else Column.of(column[kept])
+        columns["regions"] = Column.of(self.regions[kept])
         return replace(
             self,
             **columns,
@@ -253,11 +285,10 @@ class View:
 
     def _without(self, ids: Ids) -> View:
         slots = self._held_slots(ids, "deleted")
-        no_edges = np.zeros(len(slots), np.int64), np.empty(0, POOL)
         return replace(
             self,
             alive=self.alive.replaced(slots, np.zeros(len(slots), np.bool_)),
-            adjacency=self.adjacency.patched(self.size, slots, *no_edges),
+            adjacency=self.adjacency.without(slots),
             node_count=self.node_count - len(slots),
         )
 
@@ -286,6 +317,7 @@ class View:
             value_ids=self.value_ids.replaced(slots, concepts.value_ids),
             value_vectors=vectors,
             stats=self.stats.replaced(slots, concepts.stats),
+            regions=_regions(self.regions, slots, concepts.stats),
             moved=self._moved_with(slots, keys),
         )
 
@@ -311,7 +343,6 @@ class View:
                 _zeros_like(self.keys) if vectors is None else vectors,
                 _vectors(concepts.value_vectors, concepts.keys),
             )
-        none = np.empty(0, np.int64)
         return replace(
             self,
             ids=longer(self.ids, concepts.ids),
@@ -322,8 +353,9 @@ class View:
             value_ids=longer(self.value_ids, concepts.value_ids),
             value_vectors=vectors,
             stats=longer(self.stats, concepts.stats),
+            regions=longer(self.regions, concepts.stats["region"]),
             id_map=self.id_map.extended(concepts.ids, slots),
-            adjacency=self.adjacency.patched(self.size + count, none, none, np.empty(0, POOL)),
+            adjacency=self.adjacency.longer(self.size + count, in_place=in_place),
             node_count=self.node_count + count,
             filled=filled,
         )
@@ -331,9 +363,21 @@ class View:
     def _with_edges(self, changes: Contents) -> View:
         sources = self._held_slots(changes.edge_sources, "adjacency")
         targets = self._held_slots(changes.edges["target"], "adjacency")
-        records = pool_records(changes.edges, targets)
-        adjacency = self.adjacency.patched(self.size, sources, changes.edge_counts, records)
-        return replace(self, adjacency=adjacency)
+        epochs = self.stats.field("edge_epoch")[sources]
+        rows = Rows(sources, changes.edge_counts, changes.edges, targets, epochs)
+        return replace(self, adjacency=self.adjacency.patched(rows))
+
+    def _with_epochs(self, ids: Ids) -> View:
+        """Return the view whose rows are stated as of what the statistics of some ids say."""
+        slots = self.slots(ids)
+        epochs = self.stats.field("edge_epoch")[slots]
+        return replace(self, adjacency=self.adjacency.restated(slots, epochs))
+
+
+def _regions(regions: Column[np.uint32], slots: Slots, stats: Records) -> Column[np.uint32]:
+    """Return regions as new statistics have them, replaced only where they are others."""
+    other = stats["region"] != regions[slots]
+    return regions.replaced(slots[other], stats["region"][other]) if other.any() else regions
 
 
 def _unit(keys: Floats) -> tuple[Floats, Floats]:
@@ -377,6 +421,7 @@ def _nothing() -> View:
         value_ids=Column.of(np.empty(0, np.int64)),
         value_vectors=None,
         stats=Column.of(np.empty(0, STATS)),
+        regions=Column.of(np.empty(0, np.uint32)),
         id_map=IdMap(SortedIds(np.empty(0, np.uint64))),
         adjacency=Adjacency.empty(),
         base=None,

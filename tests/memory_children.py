@@ -301,11 +301,30 @@ def fill(say: Connection, directory: str) -> None:
 TRAINED = {"novelty_birth_threshold": 2, "survival_threshold_relevance": 0.0}
 
 
-def train_forever(say: Connection, directory: str, seed: int) -> None:
+#: Parameters with which the graph is reorganized all the time.
+EVOLVING = {
+    "novelty_birth_threshold": 2,
+    "novelty_explanation_threshold": 0.9,
+    "merge_similarity_threshold": 0.75,
+    "split_density_threshold": 6,
+    "coactivation_threshold_create": 3,
+    "survival_threshold_relevance": 0.0,
+    "prune_confidence_threshold": 0.25,
+    "consolidation_epoch_interval": 1,
+    "region_detection_interval": 3,
+    "max_events": 2000,
+}
+
+
+def train_forever(
+    say: Connection, directory: str, seed: int, parameters: dict[str, Any] = TRAINED
+) -> None:
     """Train a bare memory, saying what is durable each time that it says so."""
     generator = torch.Generator().manual_seed(seed)
-    memory = opened(directory, **TRAINED)
+    memory = opened(directory, **parameters)
     kinds = torch.randn(40, 16, generator=generator)
+    kinds[:20, 0] += 4  # two groups, in which some are like one another
+    kinds[20:, 1] += 4
     for step in itertools.count():
         chosen = kinds[torch.randint(40, (6,), generator=generator)]
         memory.retrieve(chosen + 0.05 * torch.randn(6, 16, generator=generator))
@@ -346,3 +365,11 @@ def write_elsewhere(say: Connection, directory: str) -> None:
             say.send("opened")
         except AESGStorageError as error:
             say.send((error.subsystem, error.message))
+
+
+def resolve(say: Connection, directory: str, ids: list[int]) -> None:
+    """Say what stands for concepts, and its payloads, each time it is asked."""
+    with AESGMemory.open(directory) as memory, contextlib.suppress(EOFError):
+        while True:
+            say.send((memory.resolve(ids).tolist(), memory.payloads(ids)))
+            say.recv()

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import math
 import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import aesg
 from aesg.config import AESGConfig
 from aesg.errors import AESGConfigError
 from aesg.validation import validate
@@ -20,6 +24,7 @@ DOCUMENTED_DEFAULTS = {
     "max_edges_per_node": 1000,
     "spreading_activation_steps": 3,
     "spreading_activation_decay": 0.8,
+    "spreading_activation_frontier": 0,
     "region_facilitation_multiplier": 1.5,
     "novelty_explanation_threshold": 0.6,
     "novelty_birth_threshold": 3,
@@ -32,6 +37,7 @@ DOCUMENTED_DEFAULTS = {
     "split_density_threshold": 800,
     "abstraction_enabled": True,
     "region_detection_interval": 50,
+    "max_events": 1_000_000,
     "learning_rate": 1e-3,
     "batch_size": 32,
     "memory_mode": "TRAIN",
@@ -174,6 +180,7 @@ def test_all_problems_are_reported_at_once_in_the_documented_words() -> None:
         ("vector_dim", 64.0, "integer in [1, 8192]"),
         ("max_concepts", 0, "integer >= 1"),
         ("spreading_activation_steps", 0, "integer >= 1"),
+        ("spreading_activation_steps", 65, "integer in [1, 64]"),
         ("survival_threshold_frequency", -1, "integer >= 0"),
         ("region_facilitation_multiplier", -0.5, "finite float >= 0.0"),
         ("region_facilitation_multiplier", math.inf, "finite float >= 0.0"),
@@ -217,7 +224,7 @@ def test_a_fraction_includes_both_ends_and_may_be_written_as_an_integer(name: st
 
 @pytest.mark.parametrize("name", INTEGERS)
 def test_an_integer_includes_its_low_end(name: str) -> None:
-    low = 0 if name == "survival_threshold_frequency" else 1
+    low = 0 if name in ("survival_threshold_frequency", "spreading_activation_frontier") else 1
     validate(config_with(name, low))
     assert problem_of(**{name: low - 1}).endswith(f"expected integer >= {low}")
 
@@ -246,3 +253,27 @@ def test_a_huge_value_is_cut_where_it_is_quoted() -> None:
 def test_something_else_than_a_config_is_a_config_error() -> None:
     with pytest.raises(AESGConfigError, match="got dict, expected AESGConfig"):
         validate({"vector_dim": 64})  # type: ignore[arg-type]
+
+
+def fields_read(sources: Iterable[str]) -> set[str]:
+    """Return the attributes of configs that source files read."""
+    nodes = (node for source in sources for node in ast.walk(ast.parse(source)))
+    return {
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Load)
+        and isinstance(node.value, ast.Name | ast.Attribute)
+        and ast.unparse(node.value).endswith("config")
+    }
+
+
+def test_every_field_is_read_where_it_matters() -> None:
+    package = Path(aesg.__file__).parent
+    paths = set(package.rglob("*.py")) - {package / "config.py", package / "validation.py"}
+    assert set(FIELDS) - fields_read(path.read_text() for path in paths) == set()
+
+
+def test_a_field_counts_as_read_only_where_it_is_read_from_a_config() -> None:
+    sources = ["self.config.first", "config.second = 3\nother.third", "print(the_config.fourth)"]
+    assert fields_read(sources) == {"first", "fourth"}

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
 from aesg import (
+    AESGConfig,
     AESGConfigError,
     AESGDecoderLM,
     AESGMemory,
@@ -354,6 +355,48 @@ def test_without_memory_nothing_is_read_or_learned(contexts: list[RetrievedConte
     assert model.memory_enabled
     assert contexts == []
     assert model.memory.provisional_count == 0
+
+
+@pytest.mark.parametrize("mode", ["TRAIN", "FINETUNE", "ONLINE"])
+def test_without_memory_the_memory_neither_ages_nor_forgets(mode: str) -> None:
+    model = AESGDecoderLM.small(
+        VOCAB, "./rest", consolidation_epoch_interval=1, memory_mode=mode, max_concepts=200
+    )
+    memory = model.memory
+    facts = memory.remember(torch.randn(20, memory.vector_dim), torch.arange(20), list(range(20)))
+    clock, generation = str(memory._state.clock), memory.storage.generation
+    trainer = AESGTrainer(model, progress=False)
+    data = [(row[:-1], row[1:]) for row in text(batch=4)]
+    with model.without_memory():
+        trainer.fit(data, epochs=70)
+        trainer.evaluate(data, mode="ONLINE")
+        for _ in range(70):
+            model(text())
+            memory.update_topology()
+    assert memory.payloads(facts) == list(range(20))
+    assert str(memory._state.clock) == clock
+    assert memory.storage.generation == generation
+    assert str(memory.rates) == "NoveltyRates(queries=0, provisional=0, born=0)"
+    memory.update_topology()
+    assert str(memory._state.clock) != clock
+
+
+def test_a_memory_at_rest_keeps_what_waits_and_wakes_after_an_error() -> None:
+    memory = AESGMemory("./rest", AESGConfig(vector_dim=8, consolidation_epoch_interval=1))
+    memory.defer(memory.recall(torch.randn(3, 8)))
+    with pytest.raises(RuntimeError), memory.at_rest():
+        with memory.at_rest():
+            memory.update_topology()
+        memory.update_topology()
+        assert memory.provisional_count == 0
+        awake = copy.deepcopy(memory)
+        raise RuntimeError
+    memory.update_topology()
+    assert memory.provisional_count == 3
+    awake.retrieve(torch.randn(8))
+    tick = memory._state.clock.tick
+    awake.update_topology()
+    assert memory._state.clock.tick == tick + 1
 
 
 def test_the_memory_is_left_out_of_a_share_of_training_batches(

@@ -33,6 +33,10 @@ AESG_LAYERS = (
     (
         "aesg.attention",
         "aesg.binding",
+        "aesg.evolution",
+        "aesg.explaining",
+        "aesg.explanation",
+        "aesg.growth",
         "aesg.history",
         "aesg.learning",
         "aesg.memory*",
@@ -41,7 +45,16 @@ AESG_LAYERS = (
     ),
     ("aesg.packs",),
     ("aesg.context", "aesg.graph"),
-    ("aesg.config", "aesg.errors", "aesg.modes", "aesg.payload", "aesg.validation", "aesg._seam"),
+    (
+        "aesg.config",
+        "aesg.errors",
+        "aesg.modes",
+        "aesg.payload",
+        "aesg.validation",
+        "aesg._files",
+        "aesg._seam",
+        "aesg._tables",
+    ),
 )
 
 #: What a package, or a part of one, never imports.

@@ -323,6 +323,7 @@ _BAD_SETTINGS = {
     "words for a number": ("next_id", b"abc"),
     "negative tick": ("tick", b"-5"),
     "fraction": ("epoch", b"1.5"),
+    "more epochs than rows of edges can state": ("epoch", b"4294967296"),
 }
 
 
@@ -336,6 +337,28 @@ def test_a_stored_setting_that_cannot_be_one_is_told(name: str) -> None:
         with pytest.raises(AESGStorageError, match=f"memory '.*/memory'.*'{field}'") as caught:
             make("memory")
         assert ("newer release" in caught.value.message) == (field == "config")
+
+
+def test_the_last_epoch_but_one_can_still_be_counted_on_from() -> None:
+    opened().close()
+    with LMDBStore.open("memory") as store:
+        store.commit(WriteBatch(settings={"epoch": b"4294967294"}))
+    with opened(consolidation_epoch_interval=1) as memory:
+        memory.remember(patterns(0, 1))
+        memory.update_topology()
+        memory.remember(pattern(2))
+        assert memory.storage.verify() == []
+    with AESGMemory.open("memory") as memory:
+        assert memory._state.clock.epoch == 2**32 - 1
+
+
+def test_a_memory_of_a_release_without_a_bound_on_hops_opens_with_the_most() -> None:
+    opened().close()
+    stored = config(spreading_activation_steps=1000).to_json().encode()
+    with LMDBStore.open("memory") as store:
+        store.commit(WriteBatch(settings={"config": stored}))
+    with AESGMemory.open("memory") as memory:
+        assert memory.config.spreading_activation_steps == 64
 
 
 def test_no_id_is_given_twice_whatever_the_counter_says() -> None:

@@ -524,3 +524,16 @@ def _targets(memory: AESGMemory, concept_id: int) -> list[int]:
 def _stats(memory: AESGMemory, query: torch.Tensor) -> Any:
     concept_id = memory.recall(query).primary_concepts[0]
     return memory.storage.engine.view().stats[_slot(memory, concept_id)].copy()
+
+
+@pytest.mark.parametrize("wrong", [0.0, 2.0, -5.0, float("nan"), float("inf")])
+def test_scores_that_are_no_log_probabilities_are_refused(wrong: float) -> None:
+    memory = opened()
+    log_probs = torch.stack([torch.full((3,), 1 / 3).log(), torch.full((3,), wrong)])
+    with pytest.raises(AESGMemoryError, match="of query 1: expected logarithms of probabilities"):
+        memory.defer(memory.recall(patterns(0, 1)), torch.tensor([0, 1]), log_probs)
+    memory.update_topology()
+    assert memory.provisional_count == 0
+    memory.defer(memory.recall(patterns(0, 1)), torch.tensor([0, -100]), log_probs)
+    memory.update_topology()
+    assert memory.provisional_count == 1

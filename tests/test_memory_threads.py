@@ -72,7 +72,7 @@ def meeting(call: Callable[..., Any]) -> Callable[..., Any]:
 def test_two_threads_retrieve_at_the_same_time(
     memory: AESGMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aesg.memory.read", meeting(read))
+    monkeypatch.setattr("aesg.memory_reading.read", meeting(read))
     found = run(lambda: memory.recall(pattern(0)), lambda: memory.recall(pattern(1)))
     assert [each.primary_concepts for each in found] == [[1, 2], [2, 1]]
 
@@ -80,7 +80,7 @@ def test_two_threads_retrieve_at_the_same_time(
 def test_two_handles_retrieve_at_the_same_time(
     memory: AESGMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aesg.memory.read", meeting(read))
+    monkeypatch.setattr("aesg.memory_reading.read", meeting(read))
     with AESGMemory.open("memory") as other:
         found = run(lambda: memory.recall(pattern(0)), lambda: other.retrieve(pattern(1)))
     assert [each.primary_concepts for each in found] == [[1, 2], [2, 1]]

@@ -38,7 +38,7 @@ def context_of(values: Values, weights: Tensor) -> RetrievedContext:
         queries=np.zeros((shape[0], DIM), np.float32),
         norms=np.ones(shape[0], np.float32),
         ids=ids,
-        parents=np.zeros(shape, np.uint64),
+        paths=np.zeros((*shape, 3), np.uint64),
         cosines=dice.random(shape, np.float32),
         value_kinds=np.where(integer, ValueKind.INTEGER, ValueKind.KEY).astype(np.uint8),
         value_ids=np.array([[each or 0 for each in row] for row in values], np.int64).reshape(

@@ -35,7 +35,9 @@ def test_it_says_before_and_after(directory: Path, capsys: pytest.CaptureFixture
     assert float(rows["data"][2]) < float(rows["data"][0])
     rows = {text.split("  ")[0]: text.split()[-2:] for text in out.splitlines()[1:-1]}
     assert rows["concepts"] == ["40", "40"]
-    assert {"snapshot", "total on disk", "tombstones", "edges", "log entries"} <= rows.keys()
+    named = {"snapshot", "total on disk", "tombstones", "edges", "aliases", "log entries"}
+    assert named <= rows.keys()
+    assert rows["events"] == ["78", "78"]
     assert out.splitlines()[-1].startswith(f"{directory}: compacted in ")
     assert out.endswith(", verified\n")
     assert names(directory) == ["CURRENT", "WRITER.lock", "gen-000002"]
@@ -48,6 +50,18 @@ def test_a_dry_run_changes_nothing(directory: Path, capsys: pytest.CaptureFixtur
     assert "expected" in out.splitlines()[0]
     assert "nothing was changed" in out
     assert names(directory) == before
+
+
+def test_it_keeps_as_many_events_as_it_is_told_to(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for extra in (["--dry-run"], []):
+        assert main([str(directory), "--max-events", "10", *extra]) == 0
+        rows = [text.split() for text in capsys.readouterr().out.splitlines()]
+        assert ["events", "78", "10"] in rows
+    with closing(LMDBStore.open(directory, read_only=True)) as store:
+        assert store.events()["id1"].tolist() == list(range(70, 80))
+    assert main([str(directory), "--max-events", "0"]) == 2
 
 
 def test_json_holds_the_report(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from storage_backends.lmdb_store import LMDBStore
 from storage_backends.types import WriteBatch
 from tests.storage import children
 from tests.storage import maintenance_children as programs
-from tests.storage.build import ids
+from tests.storage.build import events, ids
 from tests.storage.damage import make
 from tests.storage.engines import LARGE, large_batch
 from tests.storage.history import batch_of
@@ -36,11 +36,31 @@ def test_it_says_what_the_memory_holds(directory: Path, capsys: pytest.CaptureFi
     out, err = capsys.readouterr()
     rows = dict(re.split(r"\s{2,}", text.strip(), maxsplit=1) for text in out.splitlines())
     assert rows["concepts"] == "5 of 4 dimensions"
-    assert (rows["edges"], rows["payloads"], rows["events"]) == ("4", "2", "3")
+    assert (rows["edges"], rows["payloads"], rows["aliases"]) == ("4", "2", "0")
+    assert rows["regions"] == "5"
+    assert rows["events"] == "3 from 2023-11-14T22:13:21+00:00 to 2023-11-14T22:13:23+00:00"
     assert (rows["generation"], rows["log"]) == ("1", "1 entries")
     assert (rows["snapshot"], rows["writer"], rows["readers"]) == ("none", "none", "none")
     assert "gen-000001/data.mdb" in rows
     assert err == ""
+
+
+def test_it_says_which_events_are_kept(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    late = events([4])
+    late["timestamp"] = 2**60
+    with closing(LMDBStore.open(directory)) as store:
+        store.commit(WriteBatch(aliases={60: 1}, events=late, most_events=1))
+    found = describe(directory)
+    assert (found.sizes.aliases, found.event_times) == (1, (2**60, 2**60))
+    assert main([str(directory)]) == 0
+    moment = f"second {2**60}"
+    assert f"1 from {moment} to {moment}, 3 older ones gone" in capsys.readouterr().out
+
+
+def test_a_memory_without_concepts_has_neither_regions_nor_events(tmp_path: Path) -> None:
+    make(tmp_path, WriteBatch())
+    found = describe(tmp_path)
+    assert (found.regions, found.event_times) == (0, None)
 
 
 def test_the_parts_add_up_to_the_whole(directory: Path) -> None:

@@ -36,18 +36,33 @@ from tools._command import (
     help="Wait so long for a writer to close the memory. Default: 0.",
 )
 @click.option("--verify", is_flag=True, help="Examine every record of the result before using it.")
+@click.option(
+    "--max-events",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Keep the last N events. Default: as many as the memory is set to keep.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-def compact(directory: Path, dry_run: bool, wait: float, verify: bool, as_json: bool) -> int:
+def compact(
+    directory: Path,
+    dry_run: bool,
+    wait: float,
+    verify: bool,
+    max_events: int | None,
+    as_json: bool,
+) -> int:
     """Compact the memory in DIRECTORY.
 
     Readers may go on reading; a writer must have closed it. A crash at any instant leaves the
     memory as it was, or compacted.
     """
     if dry_run:
-        report = expect(directory)
+        report = expect(directory, most_events=max_events)
     else:
         with progress() as bars, _telling(wait):
-            report = run_compact(directory, wait=wait, verify=verify, progress=bars)
+            report = run_compact(
+                directory, wait=wait, verify=verify, most_events=max_events, progress=bars
+            )
     if as_json:
         say_json(report)
     else:
@@ -93,7 +108,7 @@ def _rows(before: Figures, after: Figures) -> list[list[str]]:
             ("total on disk", "total_bytes"),
         )
     ]
-    for name in ("concepts", "tombstones", "edges"):
+    for name in ("concepts", "tombstones", "edges", "aliases", "events"):
         rows.append([name, f"{getattr(before, name):,}", f"{getattr(after, name):,}"])
     rows.append(["log entries", f"{before.log_entries:,}", f"{after.log_entries:,}"])
     return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 import click
@@ -53,12 +54,30 @@ def _rows(found: Description) -> Iterator[tuple[str, str]]:
     yield "provisional", f"{found.provisional:,}"
     yield "edges", f"{sizes.edges:,}"
     yield "payloads", f"{sizes.payloads:,}"
-    yield "events", f"{sizes.events:,}"
+    yield "aliases", f"{sizes.aliases:,}"
+    yield "regions", f"{found.regions:,}"
+    yield "events", _events(found)
     yield "log", f"{sizes.log_entries:,} entries"
     yield from _stored(found)
     yield from _on_disk(found)
     yield "durability", _DURABILITY[found.durability]
     yield from _users(found)
+
+
+def _events(found: Description) -> str:
+    sizes, times = found.sizes, found.event_times
+    gone = f", {sizes.first_event:,} older ones gone" if sizes.first_event else ""
+    if times is None:
+        return f"{sizes.events:,}{gone}"
+    first, last = map(_moment, times)
+    return f"{sizes.events:,} from {first} to {last}{gone}"
+
+
+def _moment(seconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).isoformat()
+    except (ValueError, OverflowError, OSError):  # no date: a clock that was wrong
+        return f"second {seconds}"
 
 
 def _stored(found: Description) -> Iterator[tuple[str, str]]:

@@ -153,7 +153,7 @@ def _say_result(report: RepairReport) -> None:
 
 
 def _counts(report: RepairReport) -> Iterator[list[str]]:
-    for name in ("concepts", "edges", "payloads", "events"):
+    for name in ("concepts", "edges", "payloads", "aliases", "events"):
         pair = getattr(report.before, name), getattr(report.after, name)
         yield [name, *("unknown" if number is None else f"{number:,}" for number in pair)]
 

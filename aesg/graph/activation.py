@@ -8,17 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aesg.graph.scope import Scope
-from storage_backends.adjacency import strengths
 from storage_backends.columns import Slots
-from storage_backends.spreading import Spread, spread
+from storage_backends.spreading import Part, Spread, spread
 from storage_backends.types import EdgeKind, Floats, Ids, ValueKind
 
 #: Activation of a seed that points away from the query: found, but as good as silent.
 _FAINT = np.float32(1e-3)
 
 #: Successor edges lead to what comes next, so they widen no position of a sequence.
-WITHIN = int(EdgeKind.COACTIVATION | EdgeKind.VALUE)
-ALL_KINDS = int(EdgeKind.COACTIVATION | EdgeKind.VALUE | EdgeKind.SUCCESSOR)
+WITHIN = int(EdgeKind.COACTIVATION | EdgeKind.VALUE | EdgeKind.ABSTRACTION)
+ALL_KINDS = int(WITHIN | EdgeKind.SUCCESSOR)
 
 
 @dataclass(frozen=True)
@@ -31,15 +30,29 @@ class Recall:
         Slots of a `Scope`, descending by activation; -1 pads.
     activations : (N, K) float32
         In [0, hops + 1]; 0 where padded.
-    parents : (N, K) int64
-        The slot that activation first came from; -1 for a seed and where padded.
+    paths : (N, K, H) int64
+        The slots that activation came through in at most ``H`` hops: the one that first sent it to
+        the concept, the one that had sent it to that, and so on to a seed. -1 follows the seed,
+        and is all that a seed has itself. Slots in between need not be among ``slots``.
+    seeds : (N, S) int64
+        Slots where activation began; -1 pads.
     followed : (N,) bool
         True where the seeds came along successor edges and the search was skipped.
     """
 
     slots: Slots
     activations: Floats
-    parents: Slots
+    paths: Slots
+    seeds: Slots
+    followed: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Seeds:
+    """Where activation begins: ``(N, S)`` slots and activations, and which were followed."""
+
+    slots: Slots
+    activations: Floats
     followed: NDArray[np.bool_]
 
 
@@ -62,9 +75,7 @@ def recall(
     slots, cosines = scope.search(queries, k, origins)
     seeds = np.where(slots >= 0, np.maximum(cosines, _FAINT), np.float32(0))
     followed = np.zeros(len(queries), np.bool_)
-    return _spread_from(
-        scope, Recall(slots, seeds, np.full_like(slots, -1), followed), settings, origins
-    )
+    return _spread_from(scope, _Seeds(slots, seeds, followed), settings, origins)
 
 
 def recall_sequences(
@@ -107,8 +118,9 @@ def recall_sequences(
     for t in range(time):
         if t:
             right = _right(scope, slots[:, t - 1], outcomes[:, t - 1], known[:, t - 1])
+            active = np.where(right, activations[:, t - 1], 0)
             slots[:, t], activations[:, t] = _successors(
-                scope, slots[:, t - 1], np.where(right, activations[:, t - 1], 0), k, origins
+                scope, slots[:, t - 1], active, k, settings, origins
             )
         followed[:, t] = slots[:, t, 0] >= 0
         lost = np.flatnonzero(~followed[:, t])
@@ -118,9 +130,7 @@ def recall_sequences(
             slots[lost, t] = found
             activations[lost, t] = np.where(found >= 0, np.maximum(cosines, _FAINT), 0)
     flat = slots.reshape(batch * time, k)  # (B * T, K)
-    seeds = Recall(
-        flat, activations.reshape(flat.shape), np.full_like(flat, -1), followed.reshape(-1)
-    )
+    seeds = _Seeds(flat, activations.reshape(flat.shape), followed.reshape(-1))
     return _spread_from(
         scope, seeds, settings, None if origins is None else np.repeat(origins, time)
     )
@@ -137,27 +147,41 @@ def _right(
 
 
 def _successors(
-    scope: Scope, slots: Slots, activations: Floats, k: int, origins: Ids | None
+    scope: Scope,
+    slots: Slots,
+    activations: Floats,
+    k: int,
+    settings: Spread,
+    origins: Ids | None,
 ) -> tuple[Slots, Floats]:
     """Return the successors of active concepts, ``(B, k)``, strongest first; -1 pads."""
     row, column = np.nonzero(activations > 0)
     source, sent = slots[row, column], activations[row, column]
     provisional = scope.is_provisional(source)
     chained = scope.find(scope.shortterm.entries["next"][source[provisional] - scope.view.size])
-    owner, edges = scope.view.adjacency.expand(source[~provisional])
-    onward = (edges["kind"] & np.uint32(EdgeKind.SUCCESSOR)) != 0
-    owner, edges = owner[onward], edges[onward]
-    strength = strengths(edges)
-    fan = np.maximum(np.bincount(owner, strength, int((~provisional).sum())), 1.0)
-    target = np.concatenate([chained, edges["target"]])
-    heard = np.concatenate(
-        [sent[provisional], sent[~provisional][owner] * (strength / fan[owner])]
-    ).astype(np.float32)
+    owner, onward, share = _shares(scope, source[~provisional], settings)
+    target = np.concatenate([chained, onward])
+    heard = np.concatenate([sent[provisional], sent[~provisional][owner] * share])
     row = np.concatenate([row[provisional], row[~provisional][owner]])
     kept = target >= 0
     if origins is not None:
         kept &= ~scope.excluded(target, origins[row])
-    return _grouped(row[kept], target[kept], heard[kept], len(slots), k)
+    return _grouped(row[kept], target[kept], heard[kept].astype(np.float32), len(slots), k)
+
+
+def _shares(
+    scope: Scope, sources: Slots, settings: Spread
+) -> tuple[Slots, Slots, NDArray[np.float64]]:
+    """Return the successor edges of concepts: index of the source, target and share of each."""
+    adjacency = scope.view.adjacency
+    owner, edges = adjacency.expand(sources)
+    onward = (edges["kind"] & np.uint32(EdgeKind.SUCCESSOR)) != 0
+    owner, edges = owner[onward], edges[onward]
+    fading = settings.fading
+    age = np.maximum(settings.epoch - adjacency.epochs(sources).astype(np.int64), 0)
+    strength = edges["strength"] * fading[np.minimum(age, len(fading) - 1)][owner]
+    fan = np.maximum(np.bincount(owner, strength, len(sources)), 1.0)
+    return owner, edges["target"], strength / fan[owner]
 
 
 def _grouped(
@@ -180,27 +204,32 @@ def _grouped(
     return slots, activations
 
 
-def _spread_from(scope: Scope, seeds: Recall, settings: Spread, origins: Ids | None) -> Recall:
+def _spread_from(scope: Scope, seeds: _Seeds, settings: Spread, origins: Ids | None) -> Recall:
     """Let seeds activate their neighbours in the graph; provisional concepts have no edges."""
+    slots, activations = seeds.slots, seeds.activations
+    paths = np.full((*slots.shape, settings.hops), -1, np.int64)
+    in_graph = (slots >= 0) & ~scope.is_provisional(slots)
+    rows = _leading(scope, np.where(in_graph, slots, -1), settings)
+    if len(rows):
+        slots, activations = slots.copy(), activations.copy()
+        slots[rows], activations[rows], paths[rows] = _widened(
+            scope,
+            slots[rows],
+            np.where(in_graph[rows], slots[rows], -1),
+            activations[rows],
+            settings,
+            None if origins is None else origins[rows],
+        )
+    return Recall(slots, activations, paths, seeds.slots, seeds.followed)
+
+
+def _leading(scope: Scope, in_graph: Slots, settings: Spread) -> Slots:
+    """Return the queries of which a seed has an edge to follow."""
     view = scope.view
-    in_graph = (seeds.slots >= 0) & ~scope.is_provisional(seeds.slots)
-    reached = view.adjacency.kinds[np.where(in_graph, seeds.slots, 0)] if view.size else 0
-    leading = in_graph & ((reached & np.uint32(settings.kinds)) != 0)
-    rows = np.flatnonzero(leading.any(axis=1)) if settings.hops else np.empty(0, np.int64)
-    if not len(rows):
-        return seeds  # no seed has an edge to follow
-    spreading = _widened(
-        scope,
-        seeds.slots[rows],
-        np.where(in_graph[rows], seeds.slots[rows], -1),
-        seeds.activations[rows],
-        settings,
-        None if origins is None else origins[rows],
-    )
-    slots, activations = seeds.slots.copy(), seeds.activations.copy()
-    parents = seeds.parents.copy()
-    slots[rows], activations[rows], parents[rows] = spreading
-    return Recall(slots, activations, parents, seeds.followed)
+    if not settings.hops or not view.adjacency.edge_count:
+        return np.empty(0, np.int64)
+    kinds = view.adjacency.kinds(np.maximum(in_graph, 0))
+    return np.flatnonzero(((kinds & np.uint32(settings.kinds)) * (in_graph >= 0)).any(axis=1))
 
 
 def _widened(
@@ -211,21 +240,22 @@ def _widened(
     settings: Spread,
     origins: Ids | None,
 ) -> tuple[Slots, Floats, Slots]:
-    """Spread from the seeds of some queries; return slots, activations and parents, ``(N, K)``."""
+    """Spread from the seeds of some queries; return slots, activations and paths."""
     view, k = scope.view, slots.shape[1]
     result = spread(
-        view.adjacency,
-        view.ids,
-        view.stats.field("region"),
+        [Part(view.adjacency, view.ids, view.regions)],
         in_graph,
         activations,
         settings,
         k if origins is None else 2 * k,  # those of the query's own origin fall away
     )
     provisional = np.where(in_graph >= 0, -1, slots)
+    if origins is None and (provisional < 0).all():
+        return result.slots, result.activations, result.paths
     slots = np.concatenate([result.slots, provisional], axis=1)
     heard = np.concatenate([result.activations, activations], axis=1)
-    parents = np.concatenate([result.parents, np.full_like(provisional, -1)], axis=1)
+    no_paths = np.full((*provisional.shape, settings.hops), -1, np.int64)
+    paths = np.concatenate([result.paths, no_paths], axis=1)
     if origins is not None:
         slots = np.where(scope.excluded(slots, origins[:, None]), -1, slots)
     rank = np.where(slots >= 0, -heard, np.inf)
@@ -233,4 +263,5 @@ def _widened(
     slots = np.take_along_axis(slots, order, 1)
     here = slots >= 0
     heard = np.where(here, np.take_along_axis(heard, order, 1), np.float32(0))
-    return slots, heard, np.where(here, np.take_along_axis(parents, order, 1), -1)
+    paths = np.take_along_axis(paths, order[:, :, None], 1)
+    return slots, heard, np.where(here[:, :, None], paths, -1)

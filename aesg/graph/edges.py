@@ -1,53 +1,157 @@
-"""How edges come to be and grow stronger."""
+"""How edges come to be, grow stronger with use and weaker without.
+
+The out-edges of a concept state their confidences as of one consolidation epoch, the
+``edge_epoch`` of its statistics. What they are worth now follows when they are read, so that a
+consolidation writes nothing for the edges that it only makes weaker.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from storage_backends.types import EDGE, EdgeKind, Ids, Records
+from aesg.graph.decay import Epochs, decayed, epochs_until, later
+from storage_backends.columns import Slots
+from storage_backends.types import EDGE, EdgeKind, Floats, Ids, Records
+
+_log = logging.getLogger("aesg.memory")
+
+#: Confidence that an unused edge keeps per consolidation epoch.
+EDGE_DECAY = 0.99
 
 #: Confidence of an edge seen once, and the share of what is missing that each further use adds.
-_FIRST_CONFIDENCE = 0.3
+FIRST_CONFIDENCE = 0.3
 _GAIN = 0.1
+
+#: Uses that are counted.
+_MOST_USES = 2**32 - 1
+
+#: A pair as it is stored.
+_PAIR = np.dtype([("low", "<u8"), ("high", "<u8"), ("count", "<u4")])
 
 #: Pairs counted at a time before the least frequent half is forgotten.
 _MOST_PAIRS = 65_536
 
 
-def strengthened(row: Records, target: int, kind: EdgeKind, uses: int, most: int) -> Records:
-    """Return an out-row after an edge to ``target`` was used.
-
-    The edge is created where it is missing. Beyond ``most`` edges the weakest yield, of equals the
-    oldest.
+def weakened(row: Records, epochs: int | NDArray[np.integer[Any]]) -> Records:
+    """Return edges as they are after more consolidation epochs without use.
 
     Parameters
     ----------
     row : (M,) EDGE
+        Copied.
+    epochs : int or (M,) int
+        Of all edges or of each; below 0 counts as 0.
+    """
+    after = row.copy()
+    after["confidence"] = decayed(row["confidence"], EDGE_DECAY, np.maximum(epochs, 0))
+    return after
+
+
+def expiry_of(least: Floats, edge_epochs: NDArray[np.integer[Any]], threshold: float) -> Epochs:
+    """Return the epoch before which no edge of each row is too weak to live on.
+
+    Parameters
+    ----------
+    least : (M,) float32
+        The least confidence of each row, as stated.
+    edge_epochs : (M,) int
+        As of when it is stated.
+    threshold : float
+        Confidence below which an edge is dropped.
+
+    Returns
+    -------
+    (M,) int64
+        `NEVER` where the threshold is 0.
+    """
+    return later(edge_epochs, epochs_until(least, EDGE_DECAY, threshold))
+
+
+class Use(NamedTuple):
+    """Uses of the edge to one target.
+
+    Parameters
+    ----------
     target : int
         Concept id.
     kind : EdgeKind
-        Why the edge was used; added to its flags.
-    uses : int
+        Why the edge was used; added to its flags. 0 gives it no reason, and makes no edge.
+    times : int
         How often, at least 1.
+    weight : float
+        Weight of the edge if it is created, in (0, 1].
+    first : float
+        Confidence that the first use gives it then, in (0, 1].
+    """
+
+    target: int
+    kind: EdgeKind
+    times: int = 1
+    weight: float = 1.0
+    first: float = FIRST_CONFIDENCE
+
+
+def strengthened(row: Records, uses: Sequence[Use], most: int) -> Records:
+    """Return an out-row after some of its edges were used.
+
+    Edges are created where they are missing. Beyond ``most`` edges the weakest yield, of equals the
+    one of the lowest target.
+
+    Parameters
+    ----------
+    row : (M,) EDGE
+        As of the present epoch.
+    uses : sequence of Use
+        Several may be of one target.
     most : int
         Edges that a concept may have.
     """
-    place = np.flatnonzero(row["target"] == target)
-    if len(place):
-        row = row.copy()
-        edge = row[place[0] :][:1]
-        edge["confidence"] = 1 - (1 - edge["confidence"]) * (1 - _GAIN) ** uses
-        edge["use"] = np.minimum(edge["use"].astype(np.uint64) + np.uint64(uses), 2**32 - 1)
-        edge["kind"] |= np.uint32(kind)
-    else:
-        confidence = 1 - (1 - _FIRST_CONFIDENCE) * (1 - _GAIN) ** (uses - 1)
-        new = (target, 1.0, confidence, min(uses, 2**32 - 1), int(kind))
-        row = np.append(row, np.array([new], EDGE))
+    held = _places(row, [use.target for use in uses])
+    edges = {edge[0]: edge for edge in row[held].tolist()}
+    for use in uses:
+        if use.target in edges:
+            _, weight, confidence, count, kind = edges[use.target]
+            confidence, count = _surer(confidence, use.times), count + use.times
+        elif use.kind:
+            weight, confidence, count, kind = use.weight, use.first, use.times, 0
+            confidence = _surer(confidence, count - 1)
+        else:
+            continue
+        count = min(count, _MOST_USES)
+        edges[use.target] = use.target, weight, confidence, count, kind | int(use.kind)
+    used = np.array(list(edges.values()), EDGE)
+    after = np.concatenate([row, used[len(held) :]])
+    after[held] = used[: len(held)]
+    return strongest(after, most)
+
+
+def _places(row: Records, targets: Sequence[int]) -> Slots:
+    """Return the places of the edges of a row that lead to some targets."""
+    if not len(row):  # of most concepts that are new
+        return np.empty(0, np.int64)
+    return np.flatnonzero(np.isin(row["target"], np.array(targets, np.uint64)))
+
+
+def _surer(confidence: float, uses: int) -> float:
+    return 1 - (1 - confidence) * (1 - _GAIN) ** uses
+
+
+def strongest(row: Records, most: int) -> Records:
+    """Return the ``most`` strongest edges of a row, in their order; of equals the highest targets.
+
+    Parameters
+    ----------
+    row : (M,) EDGE
+    most : int
+    """
     if len(row) <= most:
         return row
-    weakest_first = np.argsort(row["weight"] * row["confidence"], kind="stable")
+    weakest_first = np.lexsort((row["target"], row["weight"] * row["confidence"]))
     return np.delete(row, weakest_first[: len(row) - most])
 
 
@@ -59,6 +163,19 @@ class Coactivation:
 
     def __init__(self) -> None:
         self._counts: dict[tuple[int, int], int] = {}
+
+    def dump(self) -> bytes:
+        """Return the pairs and how often each was counted, 20 bytes a pair."""
+        pairs = [(low, high, count) for (low, high), count in self._counts.items()]
+        return np.array(pairs, _PAIR).tobytes()
+
+    def load(self, stored: bytes) -> None:
+        """Count as what `dump` returned did; what cannot be that is ignored, with a warning."""
+        if len(stored) % _PAIR.itemsize:
+            _log.warning("stored co-activations are ignored: expected whole pairs")
+            return
+        pairs = np.frombuffer(stored, _PAIR).tolist()
+        self._counts = {(low, high): count for low, high, count in pairs}
 
     def add(self, groups: Ids, threshold: int) -> list[tuple[int, int]]:
         """Count the pairs within each row and return those that have just reached the threshold.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from aesg.graph.arrays import unit
 from aesg.graph.shortterm import ENTRY
 from storage_backends.adjacency import Slots
 from storage_backends.types import Floats, Ids, ValueKind
@@ -45,6 +46,8 @@ class Experience:
         Similarity of their keys to the query.
     right : (M, K) bool
         Whose value is what really came.
+    parents : (M, K) uint64
+        The concept that activation came from; 0 for a seed.
     origins : (M,) uint64
         Sample that each query belongs to; 0 for none.
     previous : (M,) int64
@@ -60,6 +63,7 @@ class Experience:
     found: Ids
     cosines: Floats
     right: NDArray[np.bool_]
+    parents: Ids
     origins: Ids
     previous: Slots
 
@@ -82,6 +86,8 @@ class Digest:
         The concept that stands for each query from now on; 0 where none does.
     links : (L, 2) uint64
         Concepts that followed one another in a sequence, in order of time.
+    travelled : (U, 2) uint64
+        Source and target of each edge that led to a concept that was right, once for each query.
     refined : (R,) uint64
         Concepts whose vector value explained a query and moves towards what came.
     towards : (R, D) float32
@@ -95,6 +101,7 @@ class Digest:
     counts: NDArray[np.int64]
     standing: Ids
     links: Ids
+    travelled: Ids
     refined: Ids
     towards: Floats
 
@@ -142,6 +149,7 @@ def digest(
         counts=counts,
         standing=standing,
         links=_links(standing, experience.previous),
+        travelled=_travelled(experience),
         refined=refined,
         towards=towards,
     )
@@ -187,9 +195,8 @@ def _leaders(experience: Experience, rows: Slots, sameness: float) -> Slots:
 
 
 def _alike(vectors: Floats, sameness: float) -> NDArray[np.bool_]:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = vectors / np.where(norms > 0, norms, np.float32(1))
-    alike: NDArray[np.bool_] = unit @ unit.T >= sameness
+    directions = unit(vectors)
+    alike: NDArray[np.bool_] = directions @ directions.T >= sameness
     return alike
 
 
@@ -198,6 +205,11 @@ def _links(standing: Ids, previous: Slots) -> Ids:
     pairs = np.stack([standing[previous[follows]], standing[follows]], axis=1)
     linked: Ids = pairs[(pairs != 0).all(axis=1) & (pairs[:, 0] != pairs[:, 1])]
     return linked
+
+
+def _travelled(experience: Experience) -> Ids:
+    along = experience.right & (experience.parents != 0)
+    return np.stack([experience.parents[along], experience.found[along]], axis=1)
 
 
 def _entries(

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from aesg.graph import consolidation
-from aesg.graph.edges import strengthened
+from aesg.graph.arrays import ids_of
+from aesg.graph.association import CONFIDENCE, Associations
+from aesg.graph.clock import Clock, microseconds
+from aesg.graph.draft import Draft
+from aesg.graph.edges import FIRST_CONFIDENCE, Use, strengthened
 from aesg.graph.shortterm import ShortTermMemory
+from storage_backends.columns import Slots
 from storage_backends.types import (
     EVENT,
     STATS,
@@ -25,24 +30,8 @@ from storage_backends.types import (
 )
 from storage_backends.view import View
 
-
-@dataclass
-class Clock:
-    """Counters of a memory.
-
-    Parameters
-    ----------
-    next_id : int
-        First concept id that was never given.
-    epoch : int
-        Consolidation epochs so far.
-    tick : int
-        Topology updates so far.
-    """
-
-    next_id: int = 1
-    epoch: int = 0
-    tick: int = 0
+#: Kind of a use that gives an edge no kind: activation came along it and was right.
+TRAVELLED = EdgeKind(0)
 
 
 @dataclass
@@ -56,7 +45,8 @@ class Pending:
     used : dict of id to int
         Uses of concepts of the graph.
     links : dict of (source, target, kind) to int
-        Uses of edges; both ends are in the graph or about to be born, else the use is dropped.
+        Uses of edges; both ends are in the graph or about to be born, else the use is dropped. Of
+        kind `TRAVELLED` only an edge that exists is strengthened.
     refined : dict of id to (D,) float32
         New vector values of concepts of the graph.
     deleted : set-like dict of id
@@ -64,7 +54,7 @@ class Pending:
     events : list
         ``(Unix seconds, type, id1, id2, value)``.
     since : float
-        Monotonic seconds at which this began.
+        Monotonic seconds at which nothing waited, the last time that anybody looked.
     """
 
     born: dict[int, None] = field(default_factory=dict)
@@ -76,8 +66,13 @@ class Pending:
     since: float = field(default_factory=time.monotonic)
 
     def __len__(self) -> int:
-        graph = len(self.used) + len(self.refined) + len(self.links)
-        return len(self.born) + graph + len(self.deleted)
+        return self.changes + len(self.events)
+
+    @property
+    def changes(self) -> int:
+        """Number of changes of the graph; the others are events alone."""
+        used = len(self.used) + len(self.refined) + len(self.links)
+        return len(self.born) + used + len(self.deleted)
 
     def use(self, ids: Ids, counts: Iterable[int]) -> None:
         """Count uses of concepts of the graph."""
@@ -101,9 +96,13 @@ class Pending:
             place = (source, target, kind)
             self.links[place] = self.links.get(place, 0) + 1
 
+    def travel(self, pairs: Ids) -> None:
+        """Count that edges, ``(L, 2)`` ids, led to what was right."""
+        self.link(pairs, TRAVELLED)
+
     def note(self, event: EventType, id1: int = 0, id2: int = 0, value: float = 0.0) -> None:
         """Add an event of the evolution log, dated now."""
-        self.events.append(_event(event, id1, id2, value))
+        self.events.append((microseconds() // 1_000_000, int(event), id1, id2, value))
 
     def take_back(self, deleted: Collection[int], events: int) -> None:
         """Take back deletions other than those given, and all but the first ``events`` events."""
@@ -111,8 +110,18 @@ class Pending:
             del self.deleted[concept_id]
         del self.events[events:]
 
+    def newcomers(self, view: View, shortterm: ShortTermMemory, clock: Clock) -> Concepts:
+        """Return the concepts to be born, those that are still provisional, by ascending id."""
+        return _born(view, shortterm, ids_of(self.born), clock, microseconds())
+
     def batch(
-        self, view: View, shortterm: ShortTermMemory, clock: Clock, most_edges: int
+        self,
+        view: View,
+        shortterm: ShortTermMemory,
+        clock: Clock,
+        new: Concepts,
+        called_for: Associations,
+        most_edges: int,
     ) -> WriteBatch:
         """Return the concepts, statistics, edges and events of one transaction.
 
@@ -124,8 +133,12 @@ class Pending:
         view : View
             The graph before it.
         shortterm : ShortTermMemory
-            Holds the concepts to be born.
+            Knows the neighbours, in their sequences, of concepts to be born.
         clock : Clock
+        new : Concepts
+            What enters the graph: the newcomers, and what was remembered.
+        called_for : Associations
+            Edges from values to keys.
         most_edges : int
             Out-edges that a concept may have.
 
@@ -133,28 +146,27 @@ class Pending:
         -------
         WriteBatch
         """
-        now = microseconds()
-        born = _born(view, shortterm, _ids(self.born), clock, now)
-        deleted = _ids(self.deleted)
-        deleted = deleted[view.slots(deleted) >= 0]
-        used = _ids(self.used)
-        kept = (view.slots(used) >= 0) & ~np.isin(used, deleted)
-        used, counts = used[kept], np.fromiter(self.used.values(), np.int64, len(used))[kept]
-        created = [_event(EventType.CREATE, concept_id) for concept_id in born.ids.tolist()]
-        return WriteBatch(
-            deleted=deleted,
-            concepts=joined(born, self._refined(view, deleted)),
-            stats_ids=used,
-            stats=consolidation.touched(
-                view.stats[view.slots(used)], counts, clock.epoch, clock.tick, now
-            ),
-            edges=self._rows(view, shortterm, born.ids, deleted, most_edges),
-            events=np.array(self.events + created, EVENT),
-        )
+        draft = Draft(view, clock)
+        deleted = ids_of(self.deleted)
+        for concept_id in deleted[view.slots(deleted) >= 0].tolist():
+            draft.delete(concept_id)
+        draft.put_concepts(new)
+        refined = self._refined(view, deleted)
+        if refined is not None:
+            draft.put_concepts(refined)
+        self._put_uses(draft, deleted)
+        joined = self._put_rows(draft, shortterm, new.ids, called_for, most_edges)
+        for concept_id in new.ids.tolist():
+            draft.note(EventType.CREATE, concept_id)
+        for each in joined:
+            draft.note(EventType.RESTRUCTURE, *each)
+        batch = draft.batch()
+        earlier = np.array(self.events, EVENT)
+        return replace(batch, events=np.concatenate([earlier, batch.events], dtype=EVENT))
 
     def _refined(self, view: View, deleted: Ids) -> Concepts | None:
         """Return the concepts whose values moved, as they are to be."""
-        ids = _ids(self.refined)
+        ids = ids_of(self.refined)
         kept = (view.slots(ids) >= 0) & ~np.isin(ids, deleted)
         if not kept.any():
             return None
@@ -168,42 +180,115 @@ class Pending:
             stats=view.stats[slots],
         )
 
-    def _rows(
-        self, view: View, shortterm: ShortTermMemory, born: Ids, deleted: Ids, most: int
-    ) -> dict[int, Records]:
-        """Return the out-rows that change, with all uses of their edges applied."""
+    def _put_uses(self, draft: Draft, deleted: Ids) -> None:
+        """Let the statistics of the concepts used say so."""
+        view, clock = draft.view, draft.clock
+        used = ids_of(self.used)
+        kept = (view.slots(used) >= 0) & ~np.isin(used, deleted)
+        counts = np.fromiter(self.used.values(), np.int64, len(used))[kept]
+        slots, counts = _with_abstract(view, view.slots(used[kept]), counts)
+        living = ~np.isin(view.ids[slots], deleted)
+        slots, counts = slots[living], counts[living]
+        after = consolidation.touched(view.stats[slots], counts, clock.epoch, clock.tick, draft.now)
+        for concept_id, record in zip(view.ids[slots].tolist(), after, strict=True):
+            draft.put_stats(concept_id, record)
+
+    def _put_rows(
+        self,
+        draft: Draft,
+        shortterm: ShortTermMemory,
+        new: Ids,
+        called_for: Associations,
+        most: int,
+    ) -> list[tuple[int, int, float]]:
+        """Apply all uses of edges to the rows that they are in.
+
+        Returns
+        -------
+        list of (int, int, float)
+            Pairs of concepts that co-activation has joined, the lower id first, and the confidence
+            of their edges.
+        """
         uses = dict(self.links)
-        for source, target in _links_at_birth(shortterm, born):
+        for source, target in _links_at_birth(shortterm, new):
             uses.setdefault((source, target, EdgeKind.SUCCESSOR), 1)
-        ends = np.array([end for source, target, _ in uses for end in (source, target)], np.uint64)
-        lasting = ((view.slots(ends) >= 0) & ~np.isin(ends, deleted)) | np.isin(ends, born)
-        exists = set(ends[lasting].tolist())
-        rows: dict[int, Records] = {}
+        weights = dict(zip(_pairs(called_for.pairs), called_for.cosines.tolist(), strict=True))
+        for source, target in weights:
+            uses.setdefault((source, target, EdgeKind.VALUE), 1)
+        exists = _lasting(draft, uses)
+        by_source: dict[int, list[Use]] = {}
         for (source, target, kind), count in uses.items():
             if source in exists and target in exists and source != target:
-                row = rows[source] if source in rows else view.edges(source)
-                rows[source] = strengthened(row, target, kind, count, most)
-        return rows
+                weight = weights.get((source, target), 1.0)
+                first = CONFIDENCE if (source, target) in weights else FIRST_CONFIDENCE
+                by_source.setdefault(source, []).append(Use(target, kind, count, weight, first))
+        draft.load(ids_of(by_source))
+        joined: list[tuple[int, int, float]] = []
+        for source, every in by_source.items():
+            before = draft.row(source)
+            after = strengthened(before, every, most)
+            if not np.array_equal(before, after):  # nothing but ways that are no edges
+                draft.put_row(source, after)
+            joined += _joined(source, every, before, after)
+        return joined
 
 
-def _event(
-    event: EventType, id1: int, id2: int = 0, value: float = 0.0
-) -> tuple[int, int, int, int, float]:
-    return microseconds() // 1_000_000, int(event), id1, id2, value
+def _with_abstract(view: View, slots: Slots, counts: Slots) -> tuple[Slots, Slots]:
+    """Return concepts and their uses, with the abstract ones above them used as often too.
+
+    Of two concepts with an edge of abstraction between them that one is above which has more such
+    edges; of equals either is.
+    """
+    below = np.flatnonzero(view.adjacency.kinds(slots) & np.uint32(EdgeKind.ABSTRACTION))
+    if not len(below):
+        return slots, counts
+    owner, targets = _abstractions(view, slots[below])
+    others, place = np.unique(targets, return_inverse=True)
+    own = np.bincount(owner, minlength=len(below))
+    theirs = np.bincount(_abstractions(view, others)[0], minlength=len(others))
+    above = theirs[place] >= own[owner]
+    every, place = np.unique(np.append(slots, targets[above]), return_inverse=True)
+    total = np.zeros(len(every), np.int64)
+    np.add.at(total, place, np.append(counts, counts[below][owner[above]]))
+    return every, total
 
 
-def microseconds() -> int:
-    """Return the Unix time; 0 where the clock of the system stands before 1970."""
-    return max(time.time_ns() // 1000, 0)
+def _abstractions(view: View, slots: Slots) -> tuple[Slots, Slots]:
+    """Return the edges of abstraction of some slots: index of the source, and target."""
+    owner, edges = view.adjacency.expand(slots)
+    chosen = (edges["kind"] & np.uint32(EdgeKind.ABSTRACTION)) != 0
+    return owner[chosen], edges["target"][chosen]
 
 
-def _ids(held: Collection[int]) -> Ids:
-    return np.fromiter(held, np.uint64, len(held))
+def _joined(
+    source: int, uses: Sequence[Use], before: Records, after: Records
+) -> Iterable[tuple[int, int, float]]:
+    """Yield the pairs, lower id first, that co-activation has joined, and their confidence.
+
+    An edge that had to yield to stronger ones joins nothing.
+    """
+    for use in uses:
+        if use.kind is EdgeKind.COACTIVATION and source < use.target:
+            for confidence in after["confidence"][after["target"] == use.target].tolist():
+                if use.target not in before["target"]:
+                    yield source, use.target, confidence
+
+
+def _lasting(draft: Draft, uses: Collection[tuple[int, int, EdgeKind]]) -> set[int]:
+    """Return the ends of edges that exist after the draft."""
+    ends = np.array([end for source, target, _ in uses for end in (source, target)], np.uint64)
+    ends = np.unique(ends)
+    return set(ends[draft.holds(ends)].tolist())
+
+
+def _pairs(pairs: Ids) -> list[tuple[int, int]]:
+    return [(source, target) for source, target in pairs.tolist()]
 
 
 def _links_at_birth(shortterm: ShortTermMemory, born: Ids) -> Iterable[tuple[int, int]]:
     """Return the pairs of ids that concepts about to be born make with their neighbours."""
-    entries = shortterm.entries[shortterm.find(born)]
+    rows = shortterm.find(born)
+    entries = shortterm.entries[rows[rows >= 0]]
     for entry in entries[["id", "previous", "next"]].tolist():
         concept_id, before, after = entry
         if before:
@@ -239,26 +324,3 @@ def newborn(origins: Ids, clock: Clock, now: int) -> Records:
     stats["frequency"] = 1
     stats["relevance"] = stats["stability"] = 1.0
     return stats
-
-
-def joined(first: Concepts | None, second: Concepts | None) -> Concepts | None:
-    """Return the concepts of both, the first ones first; None where there are none."""
-    if not first or not second:
-        return first or second or None
-    left, right = first.value_vectors, second.value_vectors
-    vectors = None
-    if left is not None or right is not None:
-        vectors = np.concatenate(
-            [
-                np.zeros_like(part.keys) if part.value_vectors is None else part.value_vectors
-                for part in (first, second)
-            ]
-        )
-    return Concepts(
-        ids=np.concatenate([first.ids, second.ids]),
-        keys=np.concatenate([first.keys, second.keys]),
-        value_kinds=np.concatenate([first.value_kinds, second.value_kinds]),
-        value_ids=np.concatenate([first.value_ids, second.value_ids]),
-        value_vectors=vectors,
-        stats=np.concatenate([first.stats, second.stats]),
-    )

@@ -146,6 +146,12 @@ class ShortTermMemory:
         self.entries["next"][before[before >= 0]] = pairs[before >= 0, 1]
         self.entries["previous"][after[after >= 0]] = pairs[after >= 0, 0]
 
+    def rename(self, gone: int, stands: int) -> None:
+        """Let links to a concept lead to the one that stands for it now."""
+        for name in ("previous", "next"):
+            ends = self.entries[name]
+            ends[ends == gone] = stands
+
     def remove(self, ids: Ids) -> None:
         """Take concepts out of the window; ids that it does not hold are ignored."""
         gone = np.isin(self.entries["id"], ids)

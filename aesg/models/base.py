@@ -103,10 +103,15 @@ class AESGModel(nn.Module):
 
     @contextmanager
     def without_memory(self) -> Iterator[None]:
-        """Run as the network alone: the memory is neither read nor written."""
+        """Run, or train, as the network alone: the memory is neither read nor written.
+
+        It is `at_rest` meanwhile: it neither learns nor ages nor prunes, whatever its mode and
+        however often `update_topology` is called.
+        """
         before, self.memory_enabled = self.memory_enabled, False
         try:
-            yield
+            with self.memory.at_rest():
+                yield
         finally:
             self.memory_enabled = before
 

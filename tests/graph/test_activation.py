@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import hypothesis.strategies as st
 import numpy as np
@@ -171,7 +172,8 @@ def test_each_position_follows_what_was_right_or_searches(
     known = dice.random((batch, time)) < 0.9
     origins = np.array([1, 0, 2], np.uint64) if excluding else None
     got = recall_sequences(scope, queries, outcomes, known, k, STILL, origins)
-    assert (got.parents == -1).all()
+    assert (got.paths == -1).all()
+    np.testing.assert_array_equal(got.seeds, got.slots)
     for row in range(batch):
         pairs = zip(outcomes[row].tolist(), known[row], strict=True)
         came = [each if sure else None for each, sure in pairs]
@@ -207,7 +209,7 @@ def test_a_position_knows_nothing_of_its_own_outcome_and_later_ones(seed: int, t
     spreading = Spread(hops=2, decay=0.5, kinds=WITHIN)
     one = recall_sequences(scope, queries, outcomes, known, 4, spreading)
     other = recall_sequences(scope, queries, changed, unsure, 4, spreading)
-    for name in ("slots", "activations", "parents", "followed"):
+    for name in ("slots", "activations", "paths", "seeds", "followed"):
         a, b = getattr(one, name), getattr(other, name)
         shape = (2, 5, *a.shape[1:])
         np.testing.assert_array_equal(a.reshape(shape)[:, : t + 1], b.reshape(shape)[:, : t + 1])
@@ -337,10 +339,76 @@ def test_spreading_leaves_out_concepts_of_the_own_origin() -> None:
         assert {each for each, _ in _row(scope, got) if each} == seen
 
 
-def test_what_spreading_reached_names_the_concept_it_came_from() -> None:
-    scope = World([3, 4], edges={3: [(4, 1.0, int(EdgeKind.VALUE))]}).scope()
-    loud = Spread(hops=1, decay=1.5, kinds=ALL_KINDS)  # so that 4 drowns the only seed
+def test_paths_lead_back_to_a_seed_also_through_what_did_not_stay() -> None:
+    along = int(EdgeKind.VALUE)
+    world = World([3, 4, 6], edges={3: [(4, 1.0, along)], 4: [(6, 1.0, along)]})
+    scope = world.scope()
+    loud = Spread(hops=2, decay=2.0, kinds=ALL_KINDS)  # so that 6 drowns 4, and 4 the only seed
     got = recall(scope, unit([3]), 1, loud)
-    assert scope.ids(got.slots).tolist() == [[4]]
-    assert scope.ids(got.parents).tolist() == [[3]]
-    assert recall(scope, unit([3]), 2, loud).parents.tolist() == [[-1, -1]]  # both are seeds
+    assert scope.ids(got.slots).tolist() == [[6]]
+    assert scope.ids(got.seeds).tolist() == [[3]]
+    assert scope.ids(got.paths).tolist() == [[[4, 3]]]
+
+
+def test_a_seed_keeps_no_path_whatever_else_reached_it() -> None:
+    scope = World([3, 4], edges={3: [(4, 1.0, int(EdgeKind.VALUE))]}).scope()
+    got = recall(scope, unit([3]), 2, Spread(hops=1, decay=1.0, kinds=ALL_KINDS))
+    assert sorted(scope.ids(got.slots)[0].tolist()) == [3, 4]
+    assert (got.paths == -1).all()  # both are seeds
+
+
+def legal_path(world: World, path: list[int], kinds: int) -> bool:
+    """Tell whether each step of a path, from its seed on, is an edge of the kinds."""
+    steps = pairwise(path)
+    return all(
+        any(target == end and kind & kinds for target, _, kind in world.edges.get(begin, []))
+        for begin, end in steps
+    )
+
+
+@settings(max_examples=100)
+@given(seed=_seeds, k=st.integers(1, 6), hops=st.integers(1, 3), excluding=st.booleans())
+def test_every_step_of_a_path_is_an_edge_and_its_first_is_a_seed(
+    seed: int, k: int, hops: int, excluding: bool
+) -> None:
+    dice = np.random.default_rng(seed)
+    world = random_world(dice)
+    scope = world.scope()
+    queries = unit([1000, 1001, 1002])
+    own = np.array([1, 0, 2], np.uint64) if excluding else None
+    for kinds in (ALL_KINDS, WITHIN):
+        spreading = Spread(hops=hops, decay=1.0, floor=1e-6, kinds=kinds)
+        got = recall(scope, queries, k, spreading, own)
+        seeds, ids, paths = scope.ids(got.seeds), scope.ids(got.slots), scope.ids(got.paths)
+        assert paths.shape == (3, k, hops)
+        for row, place in zip(*np.nonzero(ids), strict=True):
+            way = [each for each in paths[row, place].tolist() if each]
+            assert paths[row, place].tolist() == way + [0] * (hops - len(way))
+            path = [*reversed(way), int(ids[row, place])]
+            assert path[0] in seeds[row]
+            assert (len(path) == 1) == (path[-1] in seeds[row])
+            assert legal_path(world, path, kinds)
+
+
+def test_an_old_successor_edge_leads_less_far_than_a_fresh_one() -> None:
+    """Of two concepts that were right, the one whose edges are fresh is followed first."""
+    follow = int(EdgeKind.SUCCESSOR)
+    made = engine([])
+    put = concepts([3, 4, 6, 7])
+    put.value_ids[:] = 0
+    put.stats["edge_epoch"] = [0, 0, 10, 0]
+    rows = {3: _edges([(4, 0.5, follow)]), 6: _edges([(7, 0.5, follow)])}
+    made.commit(WriteBatch(concepts=put, edges=rows))
+    scope = Scope(made.view(), ShortTermMemory(DIM, 64))
+    between = unit([3]) + unit([6])
+    queries = np.repeat(between / np.linalg.norm(between), 2, axis=0).reshape(1, 2, DIM)
+    heard = {}
+    for weakening in (1.0, 0.9):
+        faded = Spread(hops=0, decay=1.0, kinds=WITHIN, weakening=weakening, epoch=10)
+        known = np.ones((1, 2), np.bool_)
+        got = recall_sequences(scope, queries, np.zeros((1, 2), np.int64), known, 4, faded)
+        assert got.followed.tolist() == [False, True]
+        heard[weakening] = dict(_row(scope, got, 1))
+    assert set(heard[0.9]) - {0} == {4, 7}
+    assert heard[0.9][7] == heard[1.0][7]
+    assert heard[0.9][4] == pytest.approx(heard[1.0][4] * 0.9**10, rel=1e-5)

@@ -34,6 +34,7 @@ def experience(
     found: list[list[int]] | None = None,
     cosines: list[list[float]] | None = None,
     right: list[list[bool]] | None = None,
+    parents: list[list[int]] | None = None,
     previous: list[int] | None = None,
 ) -> Experience:
     """Return an experience in which nothing is explained, found or in sequence unless given."""
@@ -51,6 +52,7 @@ def experience(
             ids.shape
         ),
         right=np.array(right if right else np.zeros(ids.shape), np.bool_).reshape(ids.shape),
+        parents=np.array(parents if parents else np.zeros(ids.shape), np.uint64).reshape(ids.shape),
         origins=np.arange(11, 11 + count, dtype=np.uint64),
         previous=np.array(previous if previous else [-1] * count, np.int64),
     )
@@ -78,12 +80,13 @@ class Made:
     repeats: dict[int, int]
     proved: dict[int, int]
     links: list[list[int]]
+    travelled: list[list[int]]
     refined: dict[int, list[Floats]]  # the vectors that each concept explained
 
 
 def reference(met: Experience) -> Made:
     """Take the queries one by one."""
-    made = Made([], {}, {}, [], {})
+    made = Made([], {}, {}, [], [], {})
     led: list[int] = []  # novel rows so far that no concept stood for
     leader: dict[int, int] = {}
     for row in range(len(met.keys)):
@@ -95,6 +98,8 @@ def reference(met: Experience) -> Made:
         for _, place in candidates:
             concept_id = int(met.found[row, place])
             made.proved[concept_id] = made.proved.get(concept_id, 0) + 1
+            if met.parents[row, place]:
+                made.travelled.append([int(met.parents[row, place]), concept_id])
         novel = met.explained[row] < THRESHOLD
         best = min(candidates, default=None)
         if best is not None and (not novel or -best[0] >= SAMENESS):
@@ -135,6 +140,7 @@ def _experiences(draw: st.DrawFn) -> Experience:
         found=found,
         cosines=[[draw(table) for _ in range(width)] for _ in rows],
         right=[[bool(number) and draw(_flag) for number in row] for row in found],
+        parents=[[draw(st.integers(0, 6)) if number else 0 for number in row] for row in found],
         previous=[row - 1 if row and draw(_flag) else -1 for row in rows],
     )
 
@@ -152,6 +158,7 @@ def test_a_digest_is_that_of_a_loop_over_the_queries(met: Experience) -> None:
     assert made.entries["confirmations"].tolist() == [wanted.repeats[row] for row in rows]
     assert dict(zip(made.proved.tolist(), made.counts.tolist(), strict=True)) == wanted.proved
     assert made.links.tolist() == wanted.links
+    assert made.travelled.tolist() == wanted.travelled
     assert made.refined.tolist() == sorted(wanted.refined)
     for concept_id, towards in zip(made.refined.tolist(), made.towards, strict=True):
         np.testing.assert_allclose(towards, np.mean(wanted.refined[concept_id], 0), atol=1e-6)
@@ -221,6 +228,17 @@ def test_links_join_standing_concepts_in_order_of_time() -> None:
     )
     # 101, then the known 9, then 102 twice (no link to itself), then nothing.
     assert digested(met).links.tolist() == [[NEXT_ID, 9], [9, NEXT_ID + 1]]
+
+
+def test_an_edge_was_travelled_where_it_led_to_what_was_right() -> None:
+    met = experience(
+        [0, 90],
+        found=[[5, 6, 7], [6, 8, 0]],
+        right=[[True, True, False], [True, False, False]],
+        parents=[[0, 5, 5], [5, 6, 0]],
+    )
+    # 5 was a seed; 7 and 8 were reached and wrong.
+    assert digested(met).travelled.tolist() == [[5, 6], [5, 6]]
 
 
 def test_a_large_batch_is_told_apart_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,31 @@ import hypothesis.strategies as st
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 
-from aesg.graph.pending import Clock, Pending, newborn
+from aesg.graph.association import Associations, Values, associate
+from aesg.graph.clock import Clock
+from aesg.graph.edges import EDGE_DECAY
+from aesg.graph.pending import TRAVELLED, Pending, newborn
+from aesg.graph.shortterm import ShortTermMemory
 from storage_backends.types import EdgeKind, EventType, WriteBatch
+from storage_backends.view import View
 from tests.graph.build import DIM, engine, unit, view, window
 from tests.storage.build import ids
 
 CLOCK = Clock(next_id=90, epoch=4, tick=33)
-_KINDS = st.sampled_from(EdgeKind)
+_KINDS = st.sampled_from([*EdgeKind, TRAVELLED])
 _ids = st.integers(0, 12)
+
+
+def batch_of(
+    pending: Pending,
+    before: View,
+    memory: ShortTermMemory,
+    most: int = 5,
+    called_for: Associations | None = None,
+) -> WriteBatch:
+    new = pending.newcomers(before, memory, CLOCK)
+    called_for = called_for or associate(before, new, Values.none(DIM), 0.9)
+    return pending.batch(before, memory, CLOCK, new, called_for, most)
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
@@ -31,13 +48,19 @@ def test_whatever_waits_makes_a_batch_that_the_store_takes(data: st.DataObject, 
     old = set(range(1, 6))
     born, deleted = set(pending.born) & {6, 7, 8, 9}, set(pending.deleted) & old
     after = (old - deleted) | born
-    batch = pending.batch(made.view(), memory, CLOCK, most)
+    batch = batch_of(pending, made.view(), memory, most)
     changed = made.commit(batch)
     assert made.verify() == []
     assert set(changed.ids.whole()[changed.alive.whole()].tolist()) == after
-    assert set(batch.stats_ids.tolist()) == set(pending.used) & old - deleted
-    assert batch.events["id1"].tolist() == sorted(born)
-    uses = {(source, target) for source, target, _ in pending.links if source != target}
+    assert set(batch.stats_ids.tolist()) == (set(pending.used) | set(batch.edges)) & old - deleted
+    made_of = batch.events["type"] == EventType.CREATE
+    assert batch.events["id1"][made_of].tolist() == sorted(born)
+    old_edges = {(1, 2), (1, 3), (2, 1), (5, 1), (5, 2), (5, 3)}
+    uses = {
+        (source, target)
+        for source, target, kind in pending.links
+        if source != target and (kind is not TRAVELLED or (source, target) in old_edges)
+    }
     uses |= {pair for pair in ((2, 6), (6, 7), (7, 9), (9, 1)) if born & set(pair)}
     for source in after:
         targets = set(changed.edges(source)["target"].tolist())
@@ -57,7 +80,7 @@ def test_a_batch_can_be_made_twice() -> None:
     pending.use(ids(1), [2])
     pending.link(np.array([[1, 6]], np.uint64), EdgeKind.SUCCESSOR)
     memory = window([6])
-    first, second = (pending.batch(view(1), memory, CLOCK, 5) for _ in range(2))
+    first, second = (batch_of(pending, view(1), memory) for _ in range(2))
     kinds = [EventType.CONSOLIDATE, EventType.CREATE]
     assert first.events["type"].tolist() == second.events["type"].tolist() == kinds
     assert len(pending.events) == 1
@@ -70,7 +93,7 @@ def test_the_born_bring_what_they_were() -> None:
     pending = Pending(born={8: None, 6: None})
     memory = window([6, 7, 8], origin=5)
     memory.confirm(ids(8), np.array([3]), tick=1)
-    batch = pending.batch(view(1), memory, CLOCK, 5)
+    batch = batch_of(pending, view(1), memory)
     put = batch.concepts
     assert put is not None
     assert put.ids.tolist() == [6, 8]
@@ -84,7 +107,7 @@ def test_the_born_bring_what_they_were() -> None:
 def test_neighbours_in_a_sequence_are_linked_once_when_both_are_born() -> None:
     memory = window([6, 7])
     memory.link(np.array([[1, 6], [6, 7]], np.uint64))
-    batch = Pending(born={6: None, 7: None}).batch(view(1), memory, CLOCK, 5)
+    batch = batch_of(Pending(born={6: None, 7: None}), view(1), memory)
     edges = {source: row[["target", "use", "kind"]].tolist() for source, row in batch.edges.items()}
     kind = int(EdgeKind.SUCCESSOR)
     assert edges == {1: [(6, 1, kind)], 6: [(7, 1, kind)]}
@@ -95,15 +118,69 @@ def test_uses_of_one_edge_for_two_reasons_are_one_edge() -> None:
     pair = np.array([[1, 2], [1, 2]], np.uint64)
     pending.link(pair, EdgeKind.SUCCESSOR)
     pending.link(pair[:1], EdgeKind.VALUE)
-    (edge,) = pending.batch(view(1, 2), window([]), CLOCK, 5).edges[1]
+    (edge,) = batch_of(pending, view(1, 2), window([])).edges[1]
     assert (edge["use"], edge["kind"]) == (3, EdgeKind.SUCCESSOR | EdgeKind.VALUE)
+
+
+def test_what_was_travelled_strengthens_an_edge_that_is_there_and_makes_none() -> None:
+    made = engine([1, 2, 3], {1: [2]})
+    before = made.view().edges(1)
+    pending = Pending()
+    pending.travel(np.array([[1, 2], [1, 3], [1, 2]], np.uint64))
+    batch = batch_of(pending, made.view(), window([]))
+    assert batch.edges.keys() == {1}
+    (edge,) = batch.edges[1]
+    uses = min(int(before["use"][0]) + 2, 2**32 - 1)
+    assert (edge["target"], edge["use"]) == (2, uses)
+    assert edge["kind"] == before["kind"][0]
+    pending = Pending()
+    pending.travel(np.array([[1, 3], [2, 3]], np.uint64))
+    assert not batch_of(pending, made.view(), window([])).edges
+
+
+def test_concepts_that_co_activation_joins_are_an_event_once() -> None:
+    made = engine([1, 2, 3], {1: [3]})
+    both = np.array([[1, 2], [2, 1]], np.uint64)
+    pending = Pending()
+    pending.link(both, EdgeKind.COACTIVATION)
+    pending.link(np.array([[1, 3], [3, 1]], np.uint64), EdgeKind.COACTIVATION)
+    batch = batch_of(pending, made.view(), window([]))
+    assert batch.events[["type", "id1", "id2"]].tolist() == [(EventType.RESTRUCTURE, 1, 2)]
+    confidence = batch.edges[2]["confidence"].tolist()
+    assert batch.events["val"].tolist() == confidence
+    made.commit(batch)
+    assert not len(batch_of(pending, made.view(), window([])).events)
+
+
+def test_an_edge_is_used_from_where_it_has_faded_to() -> None:
+    made = engine([1, 2, 3], {1: [2, 3]})
+    stated = made.view().edges(1)["confidence"]
+    pending = Pending()
+    pending.travel(np.array([[1, 2]], np.uint64))
+    batch = batch_of(pending, made.view(), window([]))
+    after = {int(edge["target"]): float(edge["confidence"]) for edge in batch.edges[1]}
+    faded = stated.astype(np.float64) * EDGE_DECAY**CLOCK.epoch
+    np.testing.assert_allclose(after[3], faded[1], rtol=1e-6)
+    np.testing.assert_allclose(after[2], 1 - (1 - faded[0]) * 0.9, rtol=1e-6)
+    assert batch.stats_ids.tolist() == [1]
+    assert batch.stats["edge_epoch"].tolist() == [CLOCK.epoch]
+
+
+def test_values_call_for_edges_as_strong_as_they_are_alike() -> None:
+    pairs = np.array([[1, 2], [2, 1], [1, 9]], np.uint64)
+    called_for = Associations(pairs, np.array([0.75, 1, 1], np.float32), Values.none(DIM))
+    pending = Pending(deleted={2: None})
+    assert not batch_of(pending, view(1, 2), window([]), called_for=called_for).edges
+    rows = batch_of(Pending(), view(1, 2), window([]), called_for=called_for).edges
+    assert rows[1][["target", "weight", "kind"]].tolist() == [(2, 0.75, EdgeKind.VALUE)]
+    assert rows[2]["target"].tolist() == [1]
 
 
 def test_uses_are_counted_and_the_deleted_and_unknown_left_out() -> None:
     pending = Pending(deleted={2: None, 50: None})
     pending.use(ids(1, 2), [1, 1])
     pending.use(ids(1, 60), np.array([4, 1]))
-    batch = pending.batch(view(1, 2), window([]), CLOCK, 5)
+    batch = batch_of(pending, view(1, 2), window([]))
     assert batch.deleted.tolist() == [2]
     assert batch.stats_ids.tolist() == [1]
     assert batch.stats["frequency"].tolist() == [5]
@@ -111,14 +188,14 @@ def test_uses_are_counted_and_the_deleted_and_unknown_left_out() -> None:
 
 
 def test_what_was_born_already_is_not_born_again() -> None:
-    batch = Pending(born={6: None}).batch(view(1, 6), window([6, 7]), CLOCK, 5)
+    batch = batch_of(Pending(born={6: None}), view(1, 6), window([6, 7]))
     assert batch.concepts is None
     assert not len(batch.events)
 
 
 def test_nothing_waiting_makes_an_empty_batch() -> None:
     pending = Pending()
-    batch = pending.batch(view(), window([]), CLOCK, 5)
+    batch = batch_of(pending, view(), window([]))
     assert not len(pending)
     assert batch.concepts is None
     assert not (len(batch.deleted) + len(batch.stats_ids) + len(batch.edges) + len(batch.events))
@@ -128,7 +205,7 @@ def test_nothing_waiting_makes_an_empty_batch() -> None:
 def test_vectors_come_along() -> None:
     memory = window([6])
     memory.append(memory.entries[:0], unit([]), np.empty((0, DIM), np.float32))
-    batch = Pending(born={6: None}).batch(view(), memory, CLOCK, 5)
+    batch = batch_of(Pending(born={6: None}), view(), memory)
     assert batch.concepts is not None
     assert batch.concepts.value_vectors is not None
     assert batch.concepts.value_vectors.shape == (1, DIM)

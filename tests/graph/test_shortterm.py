@@ -127,3 +127,11 @@ def test_a_table_that_does_not_fit_is_ignored_and_logged(
     memory.load(_spoilt()[name], 100)
     assert not len(memory)
     assert ("short-term memory is ignored" in caplog.text) == (name != "nothing")
+
+
+def test_a_renamed_neighbour_is_the_one_that_stands_for_it() -> None:
+    memory = window([6, 7])
+    memory.link(np.array([[3, 6], [6, 7], [7, 3]], np.uint64))
+    memory.rename(3, 4)
+    ends = memory.entries[["previous", "next"]].tolist()
+    assert ends == [(4, 7), (6, 4)]

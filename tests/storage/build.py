@@ -74,6 +74,7 @@ def stats(wanted: Sequence[int], seed: int = 0) -> Records:
             seed * 1000 + concept_id % 2**20,
             2**32 - 1 - concept_id % 2**20,
         )
+        row["edge_epoch"] = seed + concept_id % 3
         row["relevance"], row["stability"] = concept_id % 64 / 64, seed % 64 / 64
     return records
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.storage.contract_aliases import AliasContract
 from tests.storage.contract_changes import ChangesContract
 from tests.storage.contract_handles import HandleContract
 from tests.storage.contract_reads import ReadContract
@@ -24,6 +25,7 @@ class StoreContract(
     WriteContract,
     RefusalContract,
     ReadContract,
+    AliasContract,
     ChangesContract,
     HandleContract,
     SnapshotContract,

@@ -20,6 +20,8 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "load": lambda store: store.load(),
     "changes": lambda store: store.changes(0),
     "payloads": lambda store: store.payloads(ids(1)),
+    "resolved_payloads": lambda store: store.resolved_payloads(ids(1)),
+    "resolve": lambda store: store.resolve(ids(1)),
     "events": lambda store: store.events(),
     "shortterm": lambda store: store.shortterm(),
     "stats": lambda store: store.stats(),

@@ -49,7 +49,9 @@ class ReadContract:
             "edges": {},
             "settings": {},
             "payloads": {},
+            "resolved": {},
             "events": [],
+            "first_event": 0,
             "shortterm": {},
             "sizes": (0, 0, 0, 0),
         }
@@ -154,6 +156,25 @@ class ReadContract:
         page = place.store.events(start, limit)
         assert rows(page) == rows(events(expected))
 
+    @pytest.mark.parametrize(
+        ("start", "limit", "expected"),
+        [
+            (0, None, (5, 6, 7)),
+            (0, 2, (5, 6)),
+            (3, 2, (5, 6)),
+            (4, 2, (5, 6)),
+            (5, 1, (6,)),
+            (6, None, (7,)),
+            (7, None, ()),
+        ],
+    )
+    def test_events_keep_their_numbers_when_older_ones_have_gone(
+        self, place: Place, start: int, limit: int | None, expected: tuple[int, ...]
+    ) -> None:
+        place.store.commit(WriteBatch(events=events([4, 5])))
+        place.store.commit(WriteBatch(events=events([6, 7]), most_events=3))
+        assert rows(place.store.events(start, limit)) == rows(events(expected))
+
     @pytest.mark.parametrize(("start", "limit"), [(-1, None), (0, -1)])
     def test_pages_before_the_first_event_are_refused(
         self, place: Place, start: int, limit: int | None
@@ -170,6 +191,8 @@ class ReadContract:
     def test_counts_follow_every_kind_of_change(self, place: Place) -> None:
         store = place.store
         counts = []
+        store.commit(WriteBatch(aliases={60: 1}))
+        assert store.stats().aliases == 1
         for batch in (
             WriteBatch(concepts=concepts([1, 6])),
             WriteBatch(edges={5: edges(1, 2, 3), 2: edges()}),
@@ -180,5 +203,5 @@ class ReadContract:
             sizes = store.stats()
             counts.append((sizes.concepts, sizes.edges, sizes.payloads, sizes.events))
         assert counts == [(6, 4, 2, 3), (6, 5, 2, 3), (5, 2, 1, 3), (5, 2, 0, 4)]
-        assert store.stats().generation == store.generation() == 5
+        assert store.stats().generation == store.generation() == 6
         assert store.stats().file_bytes >= 0

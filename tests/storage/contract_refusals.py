@@ -76,6 +76,17 @@ REFUSED: dict[str, tuple[WriteBatch, str]] = {
     "edges: to itself": (WriteBatch(edges={3: edges(1, 3)}), "3"),
     "edges: to itself, just put": (WriteBatch(concepts=_GOOD, edges={6: edges(6)}), "6"),
     "edges: repeated target": (WriteBatch(edges={3: edges(1, 2, 1)}), "1"),
+    "aliases: of a concept": (WriteBatch(aliases={60: 1, 3: 1}), "3"),
+    "aliases: of a concept just put": (WriteBatch(concepts=_GOOD, aliases={6: 1}), "6"),
+    "aliases: of itself": (WriteBatch(aliases={3: 3}), "3"),
+    "aliases: for what is none": (WriteBatch(aliases={60: 1, 61: 62}), "62"),
+    "aliases: for what has another": (WriteBatch(aliases={60: 1, 61: 60}), "60"),
+    "aliases: for what the batch deletes": (WriteBatch(deleted=ids(4), aliases={60: 4}), "4"),
+    "aliases: zero": (WriteBatch(aliases={0: 1}), "0"),
+    "aliases: negative": (WriteBatch(aliases={-1: 1}), "-1"),
+    "aliases: for too large an id": (WriteBatch(aliases={60: 2**64}), str(2**64)),
+    "most events: none": (WriteBatch(most_events=0), "0"),
+    "most events: negative": (WriteBatch(most_events=-1), "-1"),
 }
 
 each_refused = pytest.mark.parametrize(
@@ -108,6 +119,8 @@ class RefusalContract:
             stats=stats([1, 2], seed=1),
             payloads={1: b"new", 6: b"six"},
             edges={3: edges(1, 7), 6: edges(7)},
+            aliases={60: 1, 61: 6},
+            most_events=3,
         )
         assert place.commit(batch)["sizes"] == (7, 7, 3, 3)
 

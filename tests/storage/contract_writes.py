@@ -10,7 +10,7 @@ import pytest
 
 from storage_backends.errors import StoreError
 from storage_backends.protocol import Store
-from storage_backends.types import EVENT, Concepts, WriteBatch
+from storage_backends.types import EVENT, Concepts, EdgeKind, WriteBatch
 from tests.storage.build import concepts, edges, events, ids, stats
 from tests.storage.picture import concept_rows, rows
 from tests.storage.place import Place, first_batch, first_concepts
@@ -22,7 +22,9 @@ CHANGES = {
     "stats": WriteBatch(stats_ids=ids(3, 1), stats=stats([3, 1], seed=1)),
     "payloads": WriteBatch(payloads={1: b"", 2: b"second", 4: b"four"}),
     "edges": WriteBatch(edges={1: edges(4, 2, seed=1), 2: edges(), 3: edges(5)}),
+    "aliases": WriteBatch(aliases={40: 3, 9: 5}),
     "events": WriteBatch(events=events([4, 5])),
+    "most events": WriteBatch(most_events=2),
     "shortterm": WriteBatch(shortterm={"keys": b"wheel"}),
     "settings": WriteBatch(settings={"config": b"{1}", "epoch": b"", "next_id": b"6"}),
 }
@@ -126,6 +128,29 @@ class WriteContract:
 
     def test_events_are_appended(self, place: Place) -> None:
         assert place.commit(CHANGES["events"])["events"] == rows(events([1, 2, 3, 4, 5]))
+
+    def test_edges_of_every_kind_are_kept(self, place: Place) -> None:
+        row = edges(2, 3, 4, 5)
+        row["kind"] = list(EdgeKind)
+        assert place.commit(WriteBatch(edges={1: row}))["edges"][1] == rows(row)
+
+    def test_the_oldest_events_yield(self, place: Place) -> None:
+        seen = place.commit(WriteBatch(events=events([4, 5]), most_events=3))
+        assert (seen["events"], seen["first_event"]) == (rows(events([3, 4, 5])), 2)
+        seen = place.commit(WriteBatch(events=events([6])))  # which names no limit
+        assert (seen["events"], seen["first_event"]) == (rows(events([3, 4, 5, 6])), 2)
+        seen = place.commit(WriteBatch(most_events=1))
+        assert (seen["events"], seen["first_event"]) == (rows(events([6])), 5)
+
+    def test_a_log_that_is_short_enough_keeps_all_events(self, place: Place) -> None:
+        before = place.seen()
+        assert place.commit(WriteBatch(most_events=3)) == before | {"generation": 2}
+
+    def test_a_batch_of_more_events_than_the_log_keeps_leaves_its_last_ones(
+        self, place: Place
+    ) -> None:
+        seen = place.commit(WriteBatch(events=events(range(4, 20)), most_events=4))
+        assert (seen["events"], seen["first_event"]) == (rows(events(range(16, 20))), 15)
 
     def test_the_short_term_table_is_replaced_whole(self, place: Place) -> None:
         assert place.commit(CHANGES["shortterm"])["shortterm"] == {"keys": b"wheel"}

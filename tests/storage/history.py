@@ -14,7 +14,8 @@ def batch_of(generation: int) -> WriteBatch:
     """Return the batch that makes a generation, 1 or more.
 
     A group of eight concepts, linked among themselves, is born in each generation, changed in the
-    next, and dies after five; two generations later its ids are used again.
+    next, and dies after five; two generations later its ids are used again. Until then the group
+    that is born at its death stands for two of them.
     """
     group, older, dead = (_members(generation - age) for age in (0, 1, _LIFE))
     first, *others = group
@@ -26,6 +27,7 @@ def batch_of(generation: int) -> WriteBatch:
         stats=stats(aged, seed=generation),
         payloads={first: b"born in %d" % generation} | dict.fromkeys(aged[:1], b""),
         edges={first: edges(*others), others[0]: edges(first)} | {i: edges() for i in aged[:1]},
+        aliases={dead[0]: first, dead[3]: others[0]} if generation > _LIFE else {},
         events=events([2 * generation, 2 * generation + 1]),
         shortterm={"clock": b"%d" % generation, "ring": bytes(generation % 251) * 40},
         settings={"epoch": b"%d" % generation},

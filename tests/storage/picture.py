@@ -35,11 +35,15 @@ def picture(store: Store) -> Picture:
     seen = contents_picture(store.load())
     assert seen["generation"] == store.generation() == sizes.generation
     probed = range(1, ID_LIMIT)
-    found = store.payloads(np.array(probed, np.uint64))
+    ids = np.array(probed, np.uint64)
+    found = store.payloads(ids)
+    assert list(store.resolved_payloads(ids)) == list(store.payloads(store.resolve(ids)))
     return seen | {
         "uuid": store.uuid,
         "payloads": {i: p for i, p in zip(probed, found, strict=True) if p is not None},
+        "resolved": {i: int(r) for i, r in zip(probed, store.resolve(ids), strict=True) if r},
         "events": rows(events),
+        "first_event": sizes.first_event,
         "shortterm": dict(store.shortterm()),
         "sizes": (sizes.concepts, sizes.edges, sizes.payloads, sizes.events),
     }

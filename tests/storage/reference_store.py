@@ -49,7 +49,9 @@ class _State:
     concepts: dict[int, _Concept] = field(default_factory=dict)
     payloads: dict[int, bytes] = field(default_factory=dict)
     edges: dict[int, list[tuple[Any, ...]]] = field(default_factory=dict)
+    aliases: dict[int, int] = field(default_factory=dict)
     events: list[tuple[Any, ...]] = field(default_factory=list)
+    first_event: int = 0
     shortterm: dict[str, bytes] = field(default_factory=dict)
     settings: dict[str, bytes] = field(default_factory=dict)
     put: set[int] = field(default_factory=set)
@@ -122,7 +124,13 @@ class ReferenceStore:
         _set_payloads(state, batch.payloads)
         _set_edges(state, batch.edges)
         _require(batch.events.dtype == EVENT, f"events: expected EVENT, got {batch.events.dtype}")
+        _set_aliases(state, batch.aliases)
         state.events += batch.events.tolist()
+        if batch.most_events is not None:
+            _require(batch.most_events > 0, f"most_events: expected 1, got {batch.most_events}")
+            while len(state.events) > batch.most_events:
+                del state.events[0]
+                state.first_event += 1
         if batch.shortterm is not None:
             state.shortterm = dict(batch.shortterm)
         _merge(state.settings, batch.settings)
@@ -165,11 +173,21 @@ class ReferenceStore:
         payloads = self._states()[-1].payloads
         return [payloads.get(int(concept_id)) for concept_id in ids]
 
+    def resolved_payloads(self, ids: Ids) -> Sequence[bytes | None]:
+        """Return the payload of what each id stands for, None where there is none."""
+        return self.payloads(self.resolve(ids))
+
+    def resolve(self, ids: Ids) -> Ids:
+        """Follow the aliases of each id."""
+        state = self._states()[-1]
+        return np.array([_resolved(state, concept_id) for concept_id in ids.tolist()], np.uint64)
+
     def events(self, start: int = 0, limit: int | None = None) -> Records:
         """Return a slice of the events."""
         _require(start >= 0, f"events: expected a start of 0 or more, got {start}")
         _require(limit is None or limit >= 0, f"events: expected a limit of 0 or more, got {limit}")
-        events = self._states()[-1].events[start:]
+        state = self._states()[-1]
+        events = state.events[max(start - state.first_event, 0) :]
         return np.array(events if limit is None else events[:limit], EVENT)
 
     def shortterm(self) -> Mapping[str, bytes]:
@@ -183,7 +201,9 @@ class ReferenceStore:
             concepts=len(state.concepts),
             edges=sum(len(edges) for edges in state.edges.values()),
             payloads=len(state.payloads),
+            aliases=len(state.aliases),
             events=len(state.events),
+            first_event=state.first_event,
             log_entries=state.generation,
             generation=state.generation,
             file_bytes=0,
@@ -289,6 +309,7 @@ def _put(state: _State, concepts: Concepts) -> None:
         )
         state.concepts[concept_id] = concept
         state.put.add(concept_id)
+        state.aliases.pop(concept_id, None)
 
 
 def _require_columns(concepts: Concepts) -> None:
@@ -353,6 +374,22 @@ def _set_edges(state: _State, edges: Mapping[int, Records]) -> None:
         if len(records):
             state.edges[source] = records.tolist()
         state.edges_set.add(source)
+
+
+def _set_aliases(state: _State, aliases: Mapping[int, int]) -> None:
+    for alias, target in aliases.items():
+        _require(0 < alias < 2**64, f"aliases: expected an id, got {alias}")
+        _require(alias not in state.concepts, f"aliases: expected no concept, got {alias}")
+        _require_exists("aliases", state, target)
+        state.aliases[alias] = target
+
+
+def _resolved(state: _State, concept_id: int) -> int:
+    while concept_id not in state.concepts:
+        if concept_id not in state.aliases:
+            return 0
+        concept_id = state.aliases[concept_id]
+    return concept_id
 
 
 def _merge(table: dict[Any, bytes], entries: Mapping[Any, bytes]) -> None:

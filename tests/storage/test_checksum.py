@@ -182,3 +182,26 @@ def documented(table: str, number: int, row: Any) -> bytes:
         mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
         total += (mixed ^ mixed >> 31 | 1) * word
     return (total % 2**64 >> 32).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "name"),
+    [
+        ("key", (258).to_bytes(8, "big"), "258"),
+        ("key", b"\1\2", "258"),
+        ("log", b"\0\0\0\0\0\0\0\0\1", "0x000000000000000001 of 9 bytes"),
+        ("evolution", bytes(2056), "0x00000000000000000000000000000000... of 2056 bytes"),
+        ("sys", b"epoch", "epoch"),
+        ("sys", b"\xff", "\\xff"),
+        ("shortterm", b"x" * 2000, "x" * 80 + "..."),
+    ],
+)
+def test_a_key_of_any_length_has_a_short_name(table: str, key: bytes, name: str) -> None:
+    assert checksum.name_of(table, key) == name
+    assert checksum.where(table, key) == f"{table}[{name}]"
+
+
+@pytest.mark.parametrize("sizes", [(2056,), (8, 7), (7, 9), (0, 16)])
+def test_keys_of_another_length_are_no_ids(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(StoreCorruptError, match="expected keys of 8 bytes"):
+        codec.decode_ids(bytes(size) for size in sizes)

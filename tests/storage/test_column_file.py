@@ -77,7 +77,7 @@ def test_columns_come_back_as_they_were(path: Path) -> None:
 def test_whoever_goes_by_the_documented_bytes_reads_the_columns(path: Path) -> None:
     content = path.read_bytes()
     magic, version, count, generation, size = struct.unpack_from("<8sIIQQ", content)
-    assert (magic, version, generation, size) == (b"AESGCOLS", 1, GENERATION, len(content))
+    assert (magic, version, generation, size) == (b"AESGCOLS", 2, GENERATION, len(content))
     assert hashlib.sha256(content[:4064]).digest() == content[4064:4096]
     read = {}
     for number in range(count):
@@ -166,8 +166,9 @@ def test_a_file_that_goes_on_is_refused(path: Path) -> None:
 
 HEADERS: dict[str, tuple[Callable[[bytearray], object], str]] = {
     "another magic": (lambda page: struct.pack_into("<8s", page, 0, b"AESGROWS"), "AESGROWS"),
-    "big-endian": (lambda page: struct.pack_into(">I", page, 8, 1), "version"),
-    "a later version": (lambda page: struct.pack_into("<I", page, 8, 2), "version 2"),
+    "big-endian": (lambda page: struct.pack_into(">I", page, 8, 2), "version"),
+    "an earlier version": (lambda page: struct.pack_into("<I", page, 8, 1), "got .* version 1"),
+    "a later version": (lambda page: struct.pack_into("<I", page, 8, 3), "got .* version 3"),
     "too many columns": (lambda page: struct.pack_into("<I", page, 12, 64), "at most 63"),
     "a column more": (lambda page: struct.pack_into("<I", page, 12, 11), "known type"),
     "a column less": (lambda page: struct.pack_into("<I", page, 12, 9), "others"),

@@ -66,6 +66,16 @@ def test_rows_are_appended_behind_what_is_there_without_moving_it() -> None:
     _assert_is(third, np.concatenate([second.whole(), _numbered(2, 70)]))
 
 
+def test_rows_are_appended_behind_replaced_ones_without_moving_them() -> None:
+    first = Column.of(_numbered(3))
+    second = first.replaced(np.array([1]), _numbered(1, 90))
+    third = second.appended(_numbered(2, 50), in_place=True)
+    assert np.shares_memory(second.tail, third.tail)
+    assert not np.shares_memory(first.tail, second.tail)
+    _assert_is(first, _numbered(3))
+    _assert_is(third, np.concatenate([second.whole(), _numbered(2, 50)]))
+
+
 def test_an_empty_column_takes_rows_of_any_width() -> None:
     grown = Column.of(np.empty((0, 0), np.int64)).appended(_numbered(2), in_place=True)
     _assert_is(grown, _numbered(2))

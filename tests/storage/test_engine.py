@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from storage_backends.columns import Column
 from storage_backends.engine import Engine
 from storage_backends.errors import StoreReadOnlyError, StoreUsageError
 from storage_backends.recovery import Shown
@@ -228,3 +230,25 @@ def test_verify_tells_where_view_and_store_differ() -> None:
         problems = engine.verify()
         assert wanted in " ".join(map(str, problems)), wanted
         assert all(problem.table == "view" for problem in problems)
+
+
+def test_verify_tells_of_what_a_view_keeps_beside_the_records() -> None:
+    engine = _engine()
+    view = engine.commit(WriteBatch(concepts=concepts([1, 2]), edges={1: edges(2)}))
+    rows = view.adjacency.rows.whole().copy()
+    rows["total"][1] += 1
+    first = np.array([0])
+    wrong = {
+        "view[1]: expected the regions": replace(
+            view, regions=view.regions.replaced(first, np.array([7], np.uint32))
+        ),
+        "view[1]: expected the edges": replace(
+            view, adjacency=view.adjacency.restated(first, np.array([7], np.uint32))
+        ),
+        "view[2]: expected the edges": replace(
+            view, adjacency=replace(view.adjacency, rows=Column.of(rows))
+        ),
+    }
+    for wanted, other in wrong.items():
+        engine._shown = Shown(other, None)
+        assert wanted in " ".join(map(str, engine.verify())), wanted

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage_backends import folders, housekeeping, snapshot, staleness
+from storage_backends import column_file, folders, housekeeping, snapshot, staleness
 from storage_backends.errors import StoreCorruptError, StoreFullError
 from storage_backends.snapshot import Manifest
 from storage_backends.types import WriteBatch
@@ -134,6 +134,25 @@ def test_files_that_an_interrupted_process_left_go_at_the_next_open_of_a_writer(
 
 
 # What makes a snapshot useless.
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_snapshot_of_another_release_is_given_up_and_made_anew(
+    tmp_path: Path, loads: Loads, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    with monkeypatch.context() as other:
+        other.setattr(column_file, "VERSION", version)
+        backing = with_snapshot(tmp_path)
+    before = files(tmp_path)
+    loads.count = 0
+    for _ in range(2):
+        engine = settled(engine_on(backing))
+        assert_shows_what_is_stored(engine)
+        engine.close()
+    assert files(tmp_path) != before
+    loads.count = 0
+    settled(engine_on(backing)).close()
+    assert loads.count == 0
 
 
 def _flip(path: Path) -> None:

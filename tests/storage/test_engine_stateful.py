@@ -78,9 +78,18 @@ class Model:
         """Return a copy of all of it."""
         return {
             "concepts": dict(self.concepts),
-            "edges": {source: list(row) for source, row in self.edges.items() if row},
+            "edges": {source: _ranked(row) for source, row in self.edges.items() if row},
             "settings": dict(self.settings),
         }
+
+
+def _ranked(row: Edges) -> Edges:
+    """Return edges as a view shows them: the strongest first, of equals the lowest target."""
+
+    def rank(edge: dict[str, Any]) -> tuple[float, int]:
+        return -float(np.float32(edge["weight"]) * np.float32(edge["confidence"])), edge["target"]
+
+    return sorted(row, key=rank)
 
 
 def seen(view: View) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from storage_backends.errors import StoreCorruptError
 from storage_backends.hnsw import HnswBase
-from storage_backends.spreading import Spread, spread
+from storage_backends.spreading import Part, Spread, spread
 from storage_backends.types import Contents, WriteBatch
 from storage_backends.view import View
 from tests.storage.build import concepts, edges, ids, stats
@@ -75,10 +75,10 @@ def _assert_alike(view: View, other: View) -> None:
 
 
 def _spread(view: View, seeds: NDArray[np.int64]) -> dict[str, Any]:
-    regions = view.stats.field("region")
     heard = np.where(seeds >= 0, np.float32(0.7), np.float32(0))
     how = Spread(2, 0.9, 1e-6, region_multiplier=1.5)
-    return vars(spread(view.adjacency, view.ids, regions, seeds, heard, how, 6))
+    part = Part(view.adjacency, view.ids, view.regions)
+    return vars(spread([part], seeds, heard, how, 6))
 
 
 def _changes(store: ReferenceStore, since: int) -> Contents:
@@ -137,12 +137,24 @@ def test_a_change_copies_none_of_the_arrays_that_a_view_was_opened_from() -> Non
     after = _advanced(store, after, WriteBatch(concepts=concepts([5, 61], seed=1, values="mixed")))
     after = _advanced(store, after, WriteBatch(edges={9: edges(5, 61), 61: edges(9)}))
     after = _advanced(store, after, WriteBatch(deleted=ids(60)))
-    for name in ("ids", "alive", "keys", "norms", "value_kinds", "value_ids", "stats"):
+    for name in ("ids", "alive", "keys", "norms", "value_kinds", "value_ids", "stats", "regions"):
         assert getattr(after, name).base is getattr(view, name).base, name
-    for name in ("start", "count", "kinds", "pool"):
+    for name in ("rows", "leads", "rest"):
         assert getattr(after.adjacency, name).base is getattr(view.adjacency, name).base, name
     assert after.id_map.base is view.id_map.base
     assert after.outside == 5  # concepts 5, 7, 9, 60 and 61
+    assert shown(after) == shown(View.of(store.load()))
+
+
+def test_a_change_of_statistics_adds_nothing_to_the_regions_of_an_opened_view() -> None:
+    store, view = _large()
+    touched = view.stats[np.arange(20)]
+    touched["frequency"] += 1
+    touched["region"][3] += 1
+    batch = WriteBatch(stats_ids=view.ids[np.arange(20)], stats=touched)
+    after = _advanced(store, view, batch)
+    assert after.regions.changed.tolist() == [3]
+    assert len(after.stats.changed) == 20
     assert shown(after) == shown(View.of(store.load()))
 
 
@@ -162,7 +174,7 @@ def test_rows_that_are_all_the_same_are_written_once() -> None:
     store.commit(WriteBatch(concepts=concepts(range(1, 21))))
     columns = _written(View.of(store.load()))
     constant = {name for name, column in columns.items() if len(column) == 1}
-    assert {"alive", "value_kinds", "value_ids", "edge_start", "edge_count"} <= constant
+    assert {"alive", "value_kinds", "value_ids", "edge_rows", "in_start"} <= constant
     assert {"sorted_ids", "sorted_slots"}.isdisjoint(columns)  # ids ascend
     opened = View.of_columns(columns, 1, {}, None)
     assert shown(opened) == shown(View.of(store.load()))
@@ -176,7 +188,9 @@ def test_edges_to_some_slots_are_found_in_whatever_part_they_are() -> None:
     assert view.adjacency.sources_of(targets).tolist() == wanted
 
 
-@pytest.mark.parametrize("name", ["keys", "totals", "stats.tick", "edge_start", "moved"])
+@pytest.mark.parametrize(
+    "name", ["keys", "totals", "stats.tick", "edge_rows", "in_source", "moved"]
+)
 def test_columns_of_which_one_is_missing_are_refused(name: str) -> None:
     columns = _written(_large()[1])
     del columns[name]
@@ -184,7 +198,9 @@ def test_columns_of_which_one_is_missing_are_refused(name: str) -> None:
         View.of_columns(columns, 1, {}, None)
 
 
-@pytest.mark.parametrize("name", ["keys", "norms", "stats.tick", "edge_count"])
+@pytest.mark.parametrize(
+    "name", ["keys", "norms", "stats.tick", "edge_rows", "leads", "rest", "in_start", "in_source"]
+)
 def test_columns_of_unequal_length_are_refused(name: str) -> None:
     columns = _written(_large()[1])
     columns[name] = np.resize(columns[name], (59, *columns[name].shape[1:]))

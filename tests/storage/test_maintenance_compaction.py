@@ -9,12 +9,13 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from storage_backends import compaction, folders, layout
+from storage_backends import codec, compaction, folders, layout
 from storage_backends.compaction import compact, expect
 from storage_backends.engine import Engine
 from storage_backends.errors import (
@@ -29,8 +30,8 @@ from storage_backends.lmdb_store import LMDBStore
 from storage_backends.repair import repair
 from storage_backends.types import WriteBatch
 from tests.storage import maintenance_children as children
-from tests.storage.build import concepts, ids
-from tests.storage.damage import PAGE, flip, key_of, make, overwrite
+from tests.storage.build import concepts, events, ids
+from tests.storage.damage import PAGE, flip, key_of, make, overwrite, replace_record
 from tests.storage.engines import LARGE, large_batch
 from tests.storage.history import batch_of
 from tests.storage.picture import picture
@@ -40,9 +41,13 @@ from tests.tool_runs import let_others_in
 
 @pytest.fixture
 def memory(tmp_path: Path) -> Path:
-    """Return a memory with a history: most pages of its file are free."""
+    """Return a memory with a history: most pages of its file are free, an alias leads nowhere."""
     directory = tmp_path / "memory"
     make(directory, *map(batch_of, range(1, 60)))
+    (record,) = codec.encode_aliases(ids(63), ids(62))
+    replace_record(directory, codec.ALIAS, key_of(63), record)
+    with closing(LMDBStore.open(directory, read_only=True)) as store:
+        assert store.resolve(ids(63)).tolist() == [0]
     return directory
 
 
@@ -58,9 +63,10 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make_large(directory: Path) -> None:
     with closing(Engine(LMDBStore.open(directory), LARGE)) as engine:
-        engine.commit(large_batch(60))
+        aliases = {63: 9} | dict.fromkeys(range(100, 150), 7)
+        engine.commit(replace(large_batch(60), aliases=aliases, events=events(range(9))))
         engine.rebuild()
-        engine.commit(WriteBatch(deleted=ids(7, 8)))
+        engine.commit(WriteBatch(deleted=ids(7, 8), settings={"max_events": b"5"}))
         assert engine.view().dead
 
 
@@ -73,6 +79,7 @@ def test_the_file_shrinks_and_holds_what_it_held(memory: Path) -> None:
         before = picture(store)
     report = compact(memory, verify=True)
     assert (report.done, report.problems, report.folder) == (True, (), "gen-000002")
+    assert report.after.aliases == report.before.aliases - 1
     assert names(memory) == ["CURRENT", "WRITER.lock", "gen-000002"]
     size = (memory / "gen-000002" / layout.DATA).stat().st_size
     assert report.after.data_bytes == size < report.before.data_bytes / 2
@@ -259,7 +266,8 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new(tmp_path: Path, stride: in
     in_use = [text.split()[0] for text in found]
     assert in_use == sorted(in_use)
     assert set(in_use) == {"gen-000001", "gen-000002"}
-    assert len({text.split()[1] for text in found}) == 1  # the content is the same all the time
+    # One content before and one after: the oldest events go with the old folder.
+    assert len({tuple(text.split()[:2]) for text in found}) == 2
     assert any("next" in text for text in found)
     assert len(found) > 10
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import io
+import os
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import lmdb.verify as lmdb_verify
 import pytest
 
+from storage_backends import examination, folders
 from storage_backends.codec import LogEntry, encode_log
 from storage_backends.compaction import compact
 from storage_backends.copying import copy
 from storage_backends.description import describe
 from storage_backends.engine import Engine
-from storage_backends.examination import examine
+from storage_backends.examination import examine, snapshot_trouble
 from storage_backends.lmdb_store import LMDBStore
 from storage_backends.repair import repair
-from storage_backends.types import WriteBatch
+from storage_backends.types import Problem, WriteBatch
 from tests.storage import maintenance_children as children
 from tests.storage.build import concepts, ids
 from tests.storage.damage import flip, key_of, make, overwrite, replace_record
 from tests.storage.engines import LARGE, large_batch
 from tests.storage.history import batch_of
 from tests.storage.processes import child, line
+from tests.tool_runs import command
 
 
 @pytest.fixture
@@ -105,6 +111,92 @@ def test_it_finds_nothing_beside_a_writer_at_work(tmp_path: Path) -> None:
             print(file=writer.stdin, flush=True)
             line(writer)
             assert examine(tmp_path).problems == ()
+
+
+class Hurried(io.FileIO):
+    """A file that others write to while one asks how long it is."""
+
+    def __init__(self, path: str, meanwhile: Callable[[], object]) -> None:
+        super().__init__(path)
+        self._meanwhile = meanwhile
+
+    def tell(self) -> int:
+        size = super().tell()
+        self._meanwhile()
+        return size
+
+
+def test_commits_while_it_begins_to_examine_the_pages_are_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, *map(batch_of, range(1, 10)))
+    with child(children.hold, tmp_path) as writer:
+        line(writer)
+        hurried, real, found = iter([True]), lmdb_verify.verify, list[list[str]]()
+
+        def commit() -> None:
+            for _ in range(50 * next(hurried, False)):
+                print(file=writer.stdin, flush=True)
+                line(writer)
+
+        def verify(path: str) -> list[str]:
+            found.append(real(path))  # type: ignore[no-untyped-call]
+            return found[-1]
+
+        monkeypatch.setattr(
+            lmdb_verify, "open", lambda path, _: Hurried(path, commit), raising=False
+        )
+        monkeypatch.setattr(lmdb_verify, "verify", verify)
+        assert examine(tmp_path).problems == ()
+        assert [bool(each) for each in found] == [True, False]
+
+
+def test_damage_is_found_beside_a_writer_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, batch_of(1))
+    with child(children.hold, tmp_path) as writer:
+        line(writer)
+
+        def verify(_: str) -> list[str]:
+            print(file=writer.stdin, flush=True)
+            line(writer)
+            return ["damage"]
+
+        monkeypatch.setattr(lmdb_verify, "verify", verify)
+        assert [each.message for each in examine(tmp_path).problems] == ["damage"]
+
+
+def test_a_compaction_while_it_looks_is_no_damage(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = list[int]()
+
+    def look(store: LMDBStore) -> list[Problem]:
+        if not done:
+            done.append(command("compact", large).returncode)
+        return snapshot_trouble(store)
+
+    monkeypatch.setattr(examination, "snapshot_trouble", look)
+    assert examine(large).problems == ()
+    assert done == [0]
+
+
+def test_a_folder_is_removed_while_a_reader_makes_a_file_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, late, real = tmp_path / "gen-000001", iter([True]), os.rmdir
+    folder.mkdir()
+
+    def rmdir(path: str, **options: int | None) -> None:
+        if next(late, False):
+            (folder / "lock.mdb").touch()
+        real(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    folders.remove(folder)
+    assert not folder.exists()
+    assert not list(late)
 
 
 def test_others_are_not_disturbed_by_compactions(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import struct
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -287,6 +288,22 @@ def test_damaged_branch_pages_cost_no_record(tmp_path: Path) -> None:
         assert after[part] == before[part]
 
 
+def test_a_branch_page_that_would_be_garbled_by_a_deletion_is_made_anew(tmp_path: Path) -> None:
+    path = make(tmp_path, *map(batch_of, range(1, 120)))
+    before, content = seen(tmp_path), path.read_bytes()
+    for page in pages_of(path, _BRANCH):
+        (node,) = struct.unpack_from("<H", content, page * PAGE + 18)  # of the second record
+        size = page * PAGE + node + 6  # of its key, which then reaches into the next one
+        overwrite(path, size, bytes([content[size] + 2]))
+    report = repaired(tmp_path)
+    assert all("holds damaged records" in text for text in report.damage)
+    assert len(report.damage) == len(set(report.damage))
+    assert (report.moved, report.kept is None) == ((), False)
+    after = seen(tmp_path)
+    for part in ("concepts", "edges", "events", "shortterm", "settings", "uuid"):
+        assert after[part] == before[part]
+
+
 def test_a_damaged_list_of_tables_costs_no_record(memory: Path) -> None:
     before, path = seen(memory), data_file(memory)
     with DataFile(path) as file:
@@ -334,6 +351,37 @@ def test_bytes_changed_within_a_record_are_found_and_put_aside(memory: Path) -> 
     report = repaired(memory)
     assert {each.key for each in report.moved} == {"4"}
     assert report.kept is None
+
+
+@pytest.mark.parametrize("bit", [0, 1, 3, 4, 9, 11])
+@pytest.mark.parametrize("table", ["key", "payload", "adjacency", "evolution"])
+def test_a_record_whose_key_has_another_length_costs_no_other(
+    memory: Path, table: str, bit: int
+) -> None:
+    before, path, key = seen(memory), data_file(memory), key_of(1)
+    content = path.read_bytes()
+    size = 1 << bit ^ len(key)
+    for at in _places(content, key + record_in(memory, table, key)):
+        overwrite(path, at - 2, size.to_bytes(2, "little"))
+    report = repaired(memory)
+    assert report.lost
+    after = seen(memory)
+    touched = _TOUCHED.get(table, ())
+    for part in ("concepts", "payloads", "edges"):
+        left = {i: one for i, one in before[part].items() if i != 1 or part not in touched}
+        if part == "edges" and table == "key":
+            left = {i: [edge for edge in row if edge["target"] != 1] for i, row in left.items()}
+        assert after[part] == {i: one for i, one in left.items() if one != []}
+    assert len(after["events"]) == len(before["events"]) - (table == "evolution")
+    assert (after["settings"], after["shortterm"]) == (before["settings"], before["shortterm"])
+
+
+#: What is lost of a concept with a record of it.
+_TOUCHED = {
+    "key": ("concepts", "payloads", "edges"),
+    "payload": ("payloads",),
+    "adjacency": ("edges",),
+}
 
 
 def _places(content: bytes, part: bytes) -> list[int]:

@@ -57,6 +57,20 @@ def test_a_sound_file_gives_every_record_and_no_other(path: Path, content: Conte
     assert {tuple(each) for each in found} == content
 
 
+@pytest.mark.parametrize("field", [0, 6], ids=["size", "size of the key"])
+def test_a_record_that_does_not_fit_between_its_neighbours_is_noticed(
+    path: Path, content: Content, field: int
+) -> None:
+    with DataFile(path) as file:
+        assert file.ill_fitting() == []
+    _, key, record = next(each for each in sorted(content) if 20 < len(each[2]) < 200)
+    found = path.read_bytes()
+    for at in (at for at in range(8, len(found)) if found.startswith(key + record, at)):
+        overwrite(path, at - 8 + field, bytes([found[at - 8 + field] ^ 2]))
+    with DataFile(path) as file:
+        assert any("holds damaged records" in text for text in file.ill_fitting())
+
+
 def test_a_zeroed_branch_page_costs_nothing(path: Path, content: Content) -> None:
     for page in pages_of(path, _BRANCH):
         overwrite(path, page * PAGE, bytes(PAGE))

@@ -167,8 +167,9 @@ def test_a_mapped_view_outlives_its_files(tmp_path: Path, pair: Written) -> None
 
 def test_no_column_of_an_opened_view_can_be_written_to(tmp_path: Path, pair: Written) -> None:
     opened = snapshot.open_view(tmp_path, pair[1], {})
-    assert opened.adjacency.pool.base is not None
-    for column in (opened.keys, opened.ids, opened.adjacency.pool):
+    edges = opened.adjacency
+    assert edges.leads.base is not None
+    for column in (opened.keys, opened.ids, opened.regions, edges.rows, edges.leads, edges.rest):
         with pytest.raises(ValueError, match="read-only"):
             column.base[:1] = column.base[:1]  # type: ignore[index]
 

@@ -1,131 +1,72 @@
-"""Spreading activation against a plain reference, bit for bit."""
+"""Spreading activation, in C and in numpy, against its definition, bit for bit."""
 
 from __future__ import annotations
-
-import math
-from collections import defaultdict
-from dataclasses import dataclass
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from storage_backends.adjacency import Adjacency, pool_records
-from storage_backends.columns import Column
-from storage_backends.spreading import Spread, Spreading, spread
-from storage_backends.types import EDGE
+from storage_backends.spreading import Part, Spread, kernel, spread, use
+from storage_backends.spreading.dispatch import Name
+from storage_backends.view import View
+from tests.storage.reference_spreading import Concept, Edge, World
+from tests.storage.spreading_worlds import (
+    GONE,
+    LAYOUTS,
+    Laid,
+    Layout,
+    Seed,
+    contents,
+    laid,
+    lone,
+    row,
+)
 
-_ONE = 2**32
-
-#: Target, weight, confidence, kind.
-Edge = tuple[int, float, float, int]
-
-
-@dataclass
-class Graph:
-    """A small graph: rows of edges, ids and regions by slot."""
-
-    rows: list[list[Edge]]
-    ids: list[int]
-    regions: list[int]
-
-    def adjacency(self) -> Adjacency:
-        edges = [(target, w, c, 0, kind) for row in self.rows for target, w, c, kind in row]
-        records = np.array(edges, EDGE)
-        return Adjacency.empty().patched(
-            len(self.rows),
-            np.arange(len(self.rows)),
-            np.array([len(row) for row in self.rows], np.int64),
-            pool_records(records, records["target"].astype(np.int64)),
-        )
-
-    def spread(
-        self, seeds: list[list[int]], activations: list[list[float]], how: Spread, top: int
-    ) -> Spreading:
-        width = len(seeds[0]) if seeds else 0
-        return spread(
-            self.adjacency(),
-            Column.of(np.array(self.ids, np.uint64)),
-            Column.of(np.array(self.regions, np.uint32)),
-            np.array(seeds, np.int64).reshape(len(seeds), width),
-            np.array(activations, np.float32).reshape(len(seeds), width),
-            how,
-            top,
-        )
+KERNELS: tuple[Name, ...] = ("numpy",) if kernel.why_not() else ("numpy", "C")
 
 
-def reference(
-    graph: Graph, seeds: list[int], activations: list[float], how: Spread, top: int
-) -> list[tuple[int, np.float32, int]]:
-    """Return slot, activation and parent of the most active concepts of one query."""
-    total: dict[int, int] = defaultdict(int)
-    parents: dict[int, int] = {}
-    for slot, activation in zip(seeds, activations, strict=True):
-        if slot >= 0:
-            total[slot] += math.floor(float(np.float32(activation)) * _ONE)
-            parents[slot] = -1
-    favoured = _dominant(graph, total)
-    arrived = dict(total)
-    for _ in range(how.hops):
-        sent = _sent(graph, arrived, favoured, how)
-        arrived = {target: sum(units for units, _ in heard) for target, heard in sent.items()}
-        for target, heard in sent.items():
-            total[target] += arrived[target]
-            loudest = min(heard, key=lambda one: (-one[0], graph.ids[one[1]]))
-            parents.setdefault(target, loudest[1])
-    best = sorted(total, key=lambda slot: (-total[slot], graph.ids[slot]))[:top]
-    return [(slot, np.float32(total[slot] / _ONE), parents[slot]) for slot in best]
+@pytest.fixture(params=["numpy", "C"])
+def either(request: pytest.FixtureRequest) -> Name:
+    """Give the name of one of the two after the other."""
+    if request.param not in KERNELS:
+        pytest.skip(f"no kernel: {kernel.why_not()}")
+    name: Name = request.param
+    return name
 
 
-def _sent(
-    graph: Graph, arrived: dict[int, int], favoured: int, how: Spread
-) -> dict[int, list[tuple[int, int]]]:
-    """Return for each target what it hears, as (units, source)."""
-    sent: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for source, units in arrived.items():
-        shares = []
-        for target, weight, confidence, kind in graph.rows[source]:
-            if kind & how.kinds:
-                share = float(np.float32(weight) * np.float32(confidence))
-                if favoured and graph.regions[target] == favoured:
-                    share *= how.region_multiplier
-                shares.append((target, share))
-        fan = 0.0
-        for _, share in shares:
-            fan += share
-        for target, share in shares:
-            passed = math.floor(units * (how.decay * (share / max(fan, 1.0))))
-            if passed >= how.floor * _ONE:
-                sent[target].append((passed, source))
-    return sent
-
-
-def _dominant(graph: Graph, total: dict[int, int]) -> int:
-    held: dict[int, int] = defaultdict(int)
-    for slot, units in total.items():
-        if graph.regions[slot]:
-            held[graph.regions[slot]] += units
-    return min(held, key=lambda region: (-held[region], region), default=0)
-
-
+#: Sums of these are exact in float64, in any order.
 _share = st.one_of(
-    st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.floats(0, 1, width=32, allow_subnormal=False)
+    st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.floats(2**-16, 1, width=32, allow_subnormal=False)
 )
 
 
 @st.composite
-def graphs(draw: st.DrawFn, most: int = 8) -> Graph:
-    slots = draw(st.integers(1, most))
-    rows: list[list[Edge]] = []
-    for source in range(slots):
-        others = [slot for slot in range(slots) if slot != source]
+def parts(draw: st.DrawFn) -> dict[int, Concept]:
+    ids = sorted(draw(st.sets(st.integers(GONE + 1, 40), min_size=1, max_size=8)))
+    concepts = {}
+    for name in ids:
+        others = [other for other in ids if other != name]
         targets = draw(st.lists(st.sampled_from(others), unique=True)) if others else []
         kinds = st.sampled_from([1, 2, 4, 3])
-        rows.append([(t, draw(_share), draw(_share), draw(kinds)) for t in targets])
-    ids = draw(st.lists(st.integers(1, 99), min_size=slots, max_size=slots, unique=True))
-    regions = draw(st.lists(st.integers(0, 2), min_size=slots, max_size=slots))
-    return Graph(rows, ids, regions)
+        edges = [Edge(target, draw(_share), draw(kinds)) for target in targets]
+        concepts[name] = Concept(edges, draw(st.integers(0, 2)), draw(st.integers(0, 6)))
+    return concepts
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    drawn = draw(st.lists(parts(), min_size=1, max_size=3))
+    weights = [draw(st.sampled_from([1.0, 0.5, 0.3])) for _ in drawn]
+    return World(drawn, weights)
+
+
+@st.composite
+def queries(draw: st.DrawFn, world: World, least: int = 0) -> list[list[Seed]]:
+    """Draw seeds, padded and with repeats."""
+    names = [(number, name) for number, part in enumerate(world.parts) for name in part]
+    seed = st.one_of(st.none(), st.tuples(st.sampled_from(names), _share))
+    return draw(st.lists(st.lists(seed, min_size=1, max_size=5), min_size=least, max_size=4))
 
 
 _settings = st.builds(
@@ -133,97 +74,159 @@ _settings = st.builds(
     hops=st.integers(0, 4),
     decay=st.sampled_from([0.0, 0.5, 0.85, 1.0]),
     floor=st.sampled_from([1e-9, 1e-3, 0.1, 1.0]),
-    region_multiplier=st.sampled_from([0.5, 1.0, 1.5]),
+    region_multiplier=st.sampled_from([0.0, 0.5, 1.0, 1.3]),
     kinds=st.sampled_from([0, 1, 2, 5, 0xFFFFFFFF]),
+    frontier=st.sampled_from([0, 0, 1, 2, 5]),
+    weakening=st.sampled_from([1.0, 0.99, 0.5, 0.0]),
+    epoch=st.integers(0, 9),
 )
 
 
-@st.composite
-def queries(draw: st.DrawFn, graph: Graph) -> tuple[list[list[int]], list[list[float]]]:
-    """Draw seeds, padded and with repeats, and their activations."""
-    width = draw(st.integers(1, 5))
-    slot = st.integers(-1, len(graph.rows) - 1)
-    count = draw(st.integers(0, 4))
-
-    def row(of: st.SearchStrategy[float] | st.SearchStrategy[int]) -> list[float]:
-        return draw(st.lists(of, min_size=width, max_size=width))
-
-    seeds = [[int(value) for value in row(slot)] for _ in range(count)]
-    return seeds, [row(_share) for _ in range(count)]
-
-
-@settings(max_examples=200)
-@given(data=st.data(), graph=graphs(), how=_settings, top=st.integers(1, 10))
-def test_the_result_is_that_of_the_reference_to_the_bit(
-    data: st.DataObject, graph: Graph, how: Spread, top: int
+@pytest.mark.parametrize("layout", LAYOUTS)
+@settings(max_examples=100)
+@given(data=st.data(), world=worlds(), how=_settings, top=st.integers(1, 10))
+def test_the_result_is_that_of_the_definition_to_the_bit(
+    layout: Layout, data: st.DataObject, world: World, how: Spread, top: int
 ) -> None:
-    seeds, activations = data.draw(queries(graph))
-    result = graph.spread(seeds, activations, how, top)
-    assert result.slots.shape == (len(seeds), top)
-    for row, (slots, heard) in enumerate(zip(seeds, activations, strict=True)):
-        wanted = reference(graph, slots, heard, how, top)
-        padding = [(-1, np.float32(0), -1)] * (top - len(wanted))
-        columns = (result.slots[row], result.activations[row], result.parents[row])
-        assert list(zip(*columns, strict=True)) == wanted + padding
+    graph = laid(world, layout)
+    asked = data.draw(queries(world))
+    for name in KERNELS:
+        with use(name):
+            found = graph.spread(asked, how, top)
+        assert found.paths.shape == (len(asked), top, how.hops)
+        for number, query in enumerate(asked):
+            assert row(found, number) == graph.expected(query, how, top), name
 
 
 @settings(max_examples=25)
-@given(data=st.data(), graph=graphs(), how=_settings)
+@given(data=st.data(), world=worlds(), how=_settings)
 def test_a_query_gets_the_same_whatever_the_batch(
-    data: st.DataObject, graph: Graph, how: Spread
+    data: st.DataObject, world: World, how: Spread
 ) -> None:
-    seeds, activations = data.draw(queries(graph).filter(lambda drawn: drawn[0]))
-    copies = 300 // len(seeds) + 1  # more than are spread at once
-    together = graph.spread(seeds * copies, activations * copies, how, 4)
-    for row in range(len(seeds)):
-        alone = graph.spread(seeds[row : row + 1], activations[row : row + 1], how, 4)
-        for name in ("slots", "activations", "parents"):
-            column = getattr(together, name)[row :: len(seeds)]
-            assert (column == getattr(alone, name)).all()
+    graph = laid(world, "in memory")
+    asked = data.draw(queries(world, least=1))
+    copies = 300 // len(asked) + 1  # more than are spread at once
+    for name in KERNELS:
+        with use(name):
+            together = graph.spread(asked * copies, how, 4)
+            for number, query in enumerate(asked):
+                alone = graph.spread([query], how, 4)
+                for column in ("slots", "activations", "paths"):
+                    rows = getattr(together, column)[number :: len(asked)]
+                    assert (rows == getattr(alone, column)).all()
 
 
-@given(graph=graphs(), hops=st.integers(0, 4), decay=st.sampled_from([0.5, 0.85, 1.0]))
+def _dense(slots: int) -> World:
+    names = range(2, slots + 2)
+    part = {n: Concept([Edge(other, 1.0, 1) for other in names if other != n]) for n in names}
+    return World([part], [1.0])
+
+
+def _of(*parts: dict[int, Concept]) -> Laid:
+    return laid(World(parts, [1.0] * len(parts)), "in memory")
+
+
+@given(world=worlds(), hops=st.integers(0, 4), decay=st.sampled_from([0.5, 0.85, 1.0]))
 def test_all_activation_together_is_bounded_by_the_seeds(
-    graph: Graph, hops: int, decay: float
+    world: World, hops: int, decay: float
 ) -> None:
-    seeds = list(range(len(graph.rows)))
+    world.weights = [1.0] * len(world.parts)
+    seeds: list[Seed] = [((p, name), 0.7) for p, part in enumerate(world.parts) for name in part]
     how = Spread(hops, decay, 1e-9, region_multiplier=1.5)
-    result = graph.spread([seeds], [[0.7] * len(seeds)], how, len(seeds))
+    result = laid(world, "in memory").spread([seeds], how, len(seeds))
     bound = 0.7 * len(seeds) * sum(decay**hop for hop in range(hops + 1))
     assert result.activations.sum(dtype=np.float64) <= bound * (1 + 1e-6)
 
 
-def _dense(slots: int) -> Graph:
-    rows = [[(t, 1.0, 1.0, 1) for t in range(slots) if t != s] for s in range(slots)]
-    return Graph(rows, list(range(1, slots + 1)), [0] * slots)
-
-
 @pytest.mark.parametrize("hops", [2, 4, 8])
-def test_seeds_stay_on_top_of_a_dense_graph(hops: int) -> None:
-    seeds = list(range(100, 110))
-    result = _dense(150).spread([seeds], [[0.9] * 10], Spread(hops, 0.85), 20)
-    assert sorted(result.slots[0, :10].tolist()) == seeds
+def test_seeds_stay_on_top_of_a_dense_graph(either: Name, hops: int) -> None:
+    seeds: list[Seed] = [((0, name), 0.9) for name in range(100, 110)]
+    graph = laid(_dense(150), "in memory")
+    with use(either):
+        result = graph.spread([seeds], Spread(hops, 0.85), 20)
+    assert sorted(result.slots[0, :10].tolist()) == [graph.slot((0, n)) for n in range(100, 110)]
     assert result.activations.max() < 2
 
 
-def test_ties_go_to_the_lower_concept_id() -> None:
-    rows: list[list[Edge]] = [[(slot, 1.0, 0.5, 1) for slot in (3, 1, 2)], [], [], []]
-    graph = Graph(rows, [9, 8, 3, 5], [0] * 4)
-    result = graph.spread([[0]], [[1.0]], Spread(1, 0.6), 3)
-    assert result.slots.tolist() == [[0, 2, 3]]
-    assert result.activations[0, 1] == result.activations[0, 2] == pytest.approx(0.2)
+def test_ties_go_to_the_lower_part_and_then_to_the_lower_id(either: Name) -> None:
+    star = {9: Concept([Edge(target, 0.5, 1) for target in (5, 3, 8)]), 3: Concept()}
+    graph = _of(*[{**star, 5: Concept(), 8: Concept()}] * 2)
+    with use(either):
+        result = graph.spread([[((1, 9), 1.0), ((0, 9), 1.0)]], Spread(1, 0.6), 6)
+    names = [(0, 9), (1, 9), (0, 3), (0, 5), (0, 8), (1, 3)]
+    assert result.slots[0].tolist() == [graph.slot(name) for name in names]
+    assert result.activations[0, 2] == result.activations[0, 5] == pytest.approx(0.2)
 
 
-def test_of_equal_senders_the_lower_concept_id_is_the_parent() -> None:
-    rows: list[list[Edge]] = [[(2, 1.0, 1.0, 1)], [(2, 1.0, 1.0, 1)], []]
-    graph = Graph(rows, [7, 4, 9], [0] * 3)
-    result = graph.spread([[0, 1]], [[1.0, 1.0]], Spread(1, 0.5), 3)
-    assert dict(zip(result.slots[0].tolist(), result.parents[0].tolist(), strict=True))[2] == 1
+def test_of_equal_senders_the_lower_concept_id_is_the_parent(either: Name) -> None:
+    graph = _of({7: Concept([Edge(9, 1.0, 1)]), 4: Concept([Edge(9, 1.0, 1)]), 9: Concept()})
+    with use(either):
+        result = graph.spread([[((0, 7), 1.0), ((0, 4), 1.0)]], Spread(1, 0.5), 3)
+    paths = dict(zip(result.slots[0].tolist(), result.paths[0].tolist(), strict=True))
+    assert paths[graph.slot((0, 9))] == [graph.slot((0, 4))]
 
 
-def test_an_empty_memory_spreads_nothing() -> None:
-    result = Graph([], [], []).spread([[-1, -1]], [[0.0, 0.0]], Spread(2, 0.85), 3)
-    assert result.slots.tolist() == result.parents.tolist() == [[-1] * 3]
+def test_a_path_goes_through_concepts_that_are_not_among_the_top(either: Name) -> None:
+    chain = {2: [Edge(3, 0.1, 1), Edge(4, 0.1, 1)], 3: [Edge(5, 1.0, 1)], 4: [Edge(5, 1.0, 1)]}
+    graph = _of({**{n: Concept(edges) for n, edges in chain.items()}, 5: Concept()})
+    with use(either):
+        result = graph.spread([[((0, 2), 1.0)]], Spread(3, 1.0), 2)
+    assert result.slots[0].tolist() == [graph.slot((0, name)) for name in (2, 5)]
+    path = [graph.slot((0, name)) for name in (3, 2)]
+    assert result.paths[0].tolist() == [[-1, -1, -1], [*path, -1]]
+
+
+def test_the_frontier_lets_only_the_strongest_send(either: Name) -> None:
+    edges = [Edge(3, 0.5, 1), Edge(4, 0.4, 1)]
+    concepts = {2: Concept(edges), 3: Concept([Edge(5, 1.0, 1)]), 4: Concept([Edge(6, 1.0, 1)])}
+    graph = _of({**concepts, 5: Concept(), 6: Concept()})
+    with use(either):
+        all_of_them = graph.spread([[((0, 2), 1.0)]], Spread(2, 1.0), 5)
+        bounded = graph.spread([[((0, 2), 1.0)]], Spread(2, 1.0, frontier=1), 5)
+    assert graph.slot((0, 6)) in all_of_them.slots
+    assert graph.slot((0, 5)) in bounded.slots
+    assert graph.slot((0, 6)) not in bounded.slots
+
+
+def test_of_equal_regions_the_lower_is_favoured(either: Name) -> None:
+    star = Concept([Edge(5, 0.25, 1), Edge(6, 0.25, 1)])
+    regions = {2: 2, 3: 1, 5: 2, 6: 1}
+    graph = lone({4: star, **{name: Concept(region=regions[name]) for name in regions}})
+    with use(either):
+        seeds: list[Seed] = [((0, name), 0.5) for name in (2, 3, 4)]
+        result = graph.spread([seeds], Spread(1, 1.0, region_multiplier=2.0), 5)
+    heard = dict(zip(result.slots[0].tolist(), result.activations[0].tolist(), strict=True))
+    assert heard[graph.slot((0, 6))] == 2 * heard[graph.slot((0, 5))] == 0.25
+
+
+def test_an_older_row_carries_less(either: Name) -> None:
+    graph = _of({2: Concept([Edge(3, 0.5, 1)], epoch=4), 3: Concept()})
+    with use(either):
+        heard = [
+            graph.spread([[((0, 2), 1.0)]], Spread(1, 1.0, weakening=0.5, epoch=epoch), 2)
+            for epoch in (3, 4, 6)
+        ]
+    assert [each.activations[0, 1] for each in heard] == [0.5, 0.5, 0.125]
+
+
+def test_a_weight_of_a_part_scales_its_seeds(either: Name) -> None:
+    part = {2: Concept([Edge(3, 0.5, 1)]), 3: Concept()}
+    graph = laid(World([part, part], [1.0, 0.5]), "in memory")
+    with use(either):
+        result = graph.spread([[((0, 2), 1.0), ((1, 2), 1.0)]], Spread(1, 1.0), 4)
+    assert result.activations[0].tolist() == [1.0, 0.5, 0.5, 0.25]
+    assert result.slots[0].tolist() == [graph.slot(n) for n in [(0, 2), (0, 3), (1, 2), (1, 3)]]
+
+
+def test_an_empty_memory_spreads_nothing(either: Name) -> None:
+    view = View.of(contents({}))
+    part = Part(view.adjacency, view.ids, view.regions)
+    with use(either):
+        result = spread(
+            [part], np.full((1, 2), -1), np.zeros((1, 2), np.float32), Spread(2, 0.85), 3
+        )
+    assert result.slots.tolist() == [[-1] * 3]
+    assert result.paths.tolist() == [[[-1, -1]] * 3]
     assert not result.activations.any()
 
 

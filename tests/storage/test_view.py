@@ -130,6 +130,45 @@ def test_a_deleted_concept_is_not_found_and_has_no_edges() -> None:
     assert view.ids[int(view.index.search(query, 1)[0][0, 0])] == 2
 
 
+def test_edges_are_shown_the_strongest_first_and_as_of_the_epoch_of_their_statistics() -> None:
+    row = edges(2, 3, 4)
+    row["weight"], row["confidence"] = [0.5, 1.0, 0.25], [0.5, 0.5, 1.0]
+    known = concepts([1, 2, 3, 4])
+    known.stats["edge_epoch"] = 6
+    store = _store(WriteBatch(concepts=known, edges={1: row, 2: edges(1)}))
+    view = View.of(store.load())
+    slots = view.slots(ids(1, 2, 3))
+    assert view.edges(1)["target"].tolist() == [3, 2, 4]
+    shown_rows = [each["target"].tolist() for each in view.rows_of(slots)]
+    assert shown_rows == [[3, 2, 4], [1], []]
+    assert view.rows_of(slots[:0]) == []
+    assert view.edge_epochs(slots).tolist() == [6, 6, 0]
+    later = known.stats[:1].copy()
+    later["edge_epoch"] = 9
+    store.commit(WriteBatch(stats_ids=ids(1), stats=later))
+    after = view.advanced(_changes(store, 1))
+    assert after.edge_epochs(slots).tolist() == [9, 6, 0]
+    assert view.edge_epochs(slots).tolist() == [6, 6, 0]
+    assert after.adjacency.leads is view.adjacency.leads
+
+
+def test_regions_are_replaced_only_where_they_change() -> None:
+    known = concepts([1, 2, 3])
+    known.stats["region"] = [4, 4, 0]
+    store = _store(WriteBatch(concepts=known))
+    view = View.of(store.load())
+    touched = known.stats.copy()
+    touched["frequency"] += 1
+    store.commit(WriteBatch(stats_ids=known.ids, stats=touched))
+    after = view.advanced(_changes(store, 1))
+    assert after.regions is view.regions
+    touched["region"] = [4, 5, 0]
+    store.commit(WriteBatch(stats_ids=known.ids, stats=touched))
+    moved = after.advanced(_changes(store, 2))
+    assert moved.regions.whole().tolist() == [4, 5, 0]
+    assert after.regions.whole().tolist() == [4, 4, 0]
+
+
 _WHOLE = _store(WriteBatch(concepts=concepts([1, 2]), edges={1: edges(2)})).load()
 
 

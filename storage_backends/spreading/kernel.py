@@ -1,0 +1,263 @@
+"""Spreading activation in C, called through ctypes.
+
+The kernel is a plain shared library that knows nothing of Python: one build serves every version of
+Python, and other threads go on while it runs. It is optional, and `why_not` says what is missing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from storage_backends.columns import Column, Fields, Slots
+from storage_backends.spreading.model import Part, Spread, Spreading
+from storage_backends.types import Floats
+
+#: What `aesg_layout` of a kernel returns that goes with this module.
+_LAYOUT = 1
+
+#: Queries of a millisecond of work: fewer are not worth a thread.
+_QUERIES_PER_THREAD = 64
+
+#: Slots are 32 bits wide in the kernel, and the last two numbers stand for something else.
+_MOST_SLOTS = 2**32 - 2
+
+_OUT_OF_MEMORY, _OUT_OF_BOUNDS = -1, -2
+
+
+class _Column(ctypes.Structure):
+    _fields_ = (
+        ("base", ctypes.c_void_p),
+        ("tail", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
+        ("changed", ctypes.c_void_p),
+        ("base_size", ctypes.c_int64),
+        ("tail_size", ctypes.c_int64),
+        ("changed_size", ctypes.c_int64),
+        ("base_stride", ctypes.c_int64),
+        ("tail_stride", ctypes.c_int64),
+        ("rows_stride", ctypes.c_int64),
+    )
+
+
+class _Part(ctypes.Structure):
+    _fields_ = (
+        ("rows", _Column),
+        ("leads", _Column),
+        ("rest", _Column),
+        ("ids", _Column),
+        ("regions", _Column),
+        ("first", ctypes.c_int64),
+        ("size", ctypes.c_int64),
+        ("weight", ctypes.c_double),
+    )
+
+
+class _Settings(ctypes.Structure):
+    _fields_ = (
+        ("decay", ctypes.c_double),
+        ("multiplier", ctypes.c_double),
+        ("fading", ctypes.c_void_p),
+        ("ages", ctypes.c_int64),
+        ("epoch", ctypes.c_int64),
+        ("hops", ctypes.c_int64),
+        ("frontier", ctypes.c_int64),
+        ("least", ctypes.c_int64),
+        ("kinds", ctypes.c_uint32),
+        ("part_count", ctypes.c_uint32),
+    )
+
+
+@lru_cache(maxsize=1)
+def _loaded() -> ctypes.CDLL | str:
+    """Return the kernel, or why there is none."""
+    if sys.byteorder != "little":
+        return "the records in memory are little-endian, this machine is not"
+    folder = Path(__file__).parent
+    found = [folder / f"_kernel{suffix}" for suffix in EXTENSION_SUFFIXES]
+    path = next((path for path in found if path.exists()), None)
+    if path is None:
+        return "it was not built: no C compiler was there when this was installed"
+    try:
+        library = ctypes.CDLL(str(path))
+        library.aesg_layout.restype = ctypes.c_int64
+        layout = library.aesg_layout()
+    except (OSError, AttributeError) as error:
+        return f"{path}: {error}"
+    if layout != _LAYOUT:
+        return f"{path}: expected layout {_LAYOUT}, got {layout}: it is of another version"
+    library.aesg_spread.restype = ctypes.c_int64
+    return library
+
+
+def why_not() -> str:
+    """Return why there is no kernel; empty where there is one."""
+    loaded = _loaded()
+    return loaded if isinstance(loaded, str) else ""
+
+
+def fits(parts: Sequence[Part]) -> bool:
+    """Tell whether the kernel can count the slots of these parts."""
+    return sum(len(part) for part in parts) <= _MOST_SLOTS
+
+
+def spread(
+    parts: Sequence[Part], seeds: Slots, activations: Floats, settings: Spread, top: int
+) -> Spreading:
+    """Propagate activation from seeds, as `storage_backends.spreading.spread` says."""
+    shape = len(seeds), top
+    found = Spreading(
+        np.empty(shape, np.int64),
+        np.empty(shape, np.float32),
+        np.empty((*shape, settings.hops), np.int64),
+    )
+    spread_into(found, parts, seeds, activations, settings)
+    return found
+
+
+def spread_into(
+    found: Spreading, parts: Sequence[Part], seeds: Slots, activations: Floats, settings: Spread
+) -> int:
+    """Fill in what `spread` returns.
+
+    Returns
+    -------
+    int
+        Bytes of scratch that the thread which needed most of it used.
+    """
+    seeds = np.ascontiguousarray(seeds, np.int64)
+    activations = np.ascontiguousarray(activations, np.float32)
+    threads = max(min(faiss.omp_get_max_threads(), len(seeds) // _QUERIES_PER_THREAD), 1)
+    ends = [len(seeds) * end // threads for end in range(threads + 1)]
+    outcomes = [0] * threads
+
+    def run(thread: int) -> None:
+        mine = slice(ends[thread], ends[thread + 1])
+        outcomes[thread] = _called(
+            parts, seeds[mine], activations[mine], settings, _part(found, mine)
+        )
+
+    _run_together(run, threads)
+    return _checked(outcomes)
+
+
+def _run_together(run: Callable[[int], None], threads: int) -> None:
+    """Call a function with each number below ``threads``, in threads, and wait for all of them.
+
+    What the threads work on is held by themselves. So where even the wait is interrupted, they may
+    go on alone, and those that are still at it when the process ends are not waited for.
+    """
+    running: list[threading.Event] = []
+
+    def run_other(thread: int, over: threading.Event) -> None:
+        try:
+            run(thread)
+        finally:
+            over.set()
+
+    try:
+        for thread in range(1, threads):
+            over = threading.Event()
+            threading.Thread(target=run_other, args=(thread, over), daemon=True).start()
+            running.append(over)
+        run(0)
+    finally:
+        for over in running:
+            over.wait()
+
+
+def _part(found: Spreading, queries: slice) -> Spreading:
+    return Spreading(found.slots[queries], found.activations[queries], found.paths[queries])
+
+
+def _called(
+    parts: Sequence[Part], seeds: Slots, activations: Floats, settings: Spread, found: Spreading
+) -> int:
+    library = _loaded()
+    if isinstance(library, str):
+        raise RuntimeError(f"expected the kernel, but {library}")
+    fading = settings.fading  # held while the kernel reads it
+    graph, how = _described(parts), _settings(settings, fading, len(parts))
+    inputs = (_address(seeds), _address(activations), *map(ctypes.c_int64, seeds.shape))
+    outputs = (_address(found.slots), _address(found.activations), _address(found.paths))
+    top = ctypes.c_int64(found.slots.shape[1])
+    result: int = library.aesg_spread(graph, ctypes.byref(how), *inputs, top, *outputs)
+    return result
+
+
+def _checked(outcomes: Sequence[int]) -> int:
+    if _OUT_OF_MEMORY in outcomes:
+        raise MemoryError("spreading activation: no memory for the concepts that it reached")
+    if _OUT_OF_BOUNDS in outcomes:
+        raise IndexError("expected seeds and targets of edges that are slots, got one beyond them")
+    return max(outcomes)
+
+
+def _address(array: NDArray[Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _settings(settings: Spread, fading: NDArray[np.float64], parts: int) -> _Settings:
+    return _Settings(
+        decay=settings.decay,
+        multiplier=settings.region_multiplier,
+        fading=fading.ctypes.data,
+        ages=len(fading),
+        epoch=settings.epoch,
+        hops=settings.hops,
+        frontier=settings.frontier,
+        least=settings.least,
+        kinds=settings.kinds,
+        part_count=parts,
+    )
+
+
+def _described(parts: Sequence[Part]) -> ctypes.Array[_Part]:
+    """Return where the arrays of some parts are; valid as long as the parts are held."""
+    graph = (_Part * len(parts))()
+    first = 0
+    for described, part in zip(graph, parts, strict=True):
+        described.rows = _column(part.adjacency.rows)
+        described.leads = _column(part.adjacency.leads)
+        described.rest = _column(part.adjacency.rest)
+        described.ids, described.regions = _column(part.ids), _column(part.regions)
+        described.first, described.size, described.weight = first, len(part), part.weight
+        first += len(part)
+    return graph
+
+
+#: Columns stay the same from call to call, and asking numpy for addresses is slow.
+_COLUMNS: WeakKeyDictionary[Column[Any], _Column] = WeakKeyDictionary()
+
+
+def _column(column: Column[Any]) -> _Column:
+    """Return where the rows of a column are."""
+    described = _COLUMNS.get(column)
+    if described is None:
+        base = column.tail[:0] if column.base is None else column.base
+        if isinstance(base, Fields):
+            raise TypeError("expected records that lie together, got their fields apart")
+        described = _COLUMNS[column] = _Column(
+            base=base.ctypes.data,
+            tail=column.tail.ctypes.data,
+            rows=column.rows.ctypes.data,
+            changed=column.changed.ctypes.data,
+            base_size=len(base),
+            tail_size=len(column.tail),
+            changed_size=len(column.changed),
+            base_stride=base.strides[0],
+            tail_stride=column.tail.strides[0],
+            rows_stride=column.rows.strides[0],
+        )
+    return described
