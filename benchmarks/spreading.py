@@ -35,8 +35,8 @@ BATCH = 256
 TOPS = (10, 32)
 CLUSTER = 100  # concepts whose keys lie together, as in `vectors`
 EFFORT = 32
-FRONTIER = 64
-BOUNDED = f"3 hops, the {FRONTIER} strongest send"
+#: Three hops in which only so many concepts pass activation on.
+BOUNDED = {f"3 hops, frontier {most}": most for most in (16, 32, 64)}
 
 _PLAIN = Spread(hops=2, decay=0.8)
 #: Settings, and whether concepts have regions.
@@ -44,7 +44,7 @@ WAYS = {
     "2 hops": (_PLAIN, False),
     "2 hops, regions": (replace(_PLAIN, region_multiplier=1.5), True),
     "3 hops": (replace(_PLAIN, hops=3), False),
-    BOUNDED: (replace(_PLAIN, hops=3, frontier=FRONTIER), False),
+    **{way: (replace(_PLAIN, hops=3, frontier=most), False) for way, most in BOUNDED.items()},
 }
 
 
@@ -164,7 +164,7 @@ def _spreading(view: View, name: Name, way: str, top: int, turns: int) -> Callab
     return run
 
 
-def overlap(view: View) -> float:
+def overlap(view: View, bounded: str) -> float:
     """Return the share of what only edges reach that a bounded frontier finds, too.
 
     It is counted among the top of all that was found from ten seeds. These are left out: they come
@@ -172,12 +172,12 @@ def overlap(view: View) -> float:
     """
     few, many = TOPS
     seeds, heard = seeds_of(view, 0, few)
-    every, bounded = (
+    every, some = (
         spread([part_of(view, regions=False)], seeds, heard, WAYS[way][0], many).slots
-        for way in ("3 hops", BOUNDED)
+        for way in ("3 hops", bounded)
     )
     reached = [np.setdiff1d(*rows) for rows in zip(every, seeds, strict=True)]
-    common = [len(np.intersect1d(*rows)) for rows in zip(reached, bounded, strict=True)]
+    common = [len(np.intersect1d(*rows)) for rows in zip(reached, some, strict=True)]
     return sum(common) / sum(map(len, reached))
 
 
@@ -212,7 +212,7 @@ def lookups(view: View, base: HnswBase, top: int, effort: int, turns: int) -> di
         return run
 
     runs = {"FAISS alone": alone, "lookup": searched(None)}
-    for way in ("2 hops", BOUNDED):
+    for way in ("2 hops", *BOUNDED):
         runs[f"lookup and {way}"] = searched(WAYS[way][0])
     return microseconds(runs, turns)
 
@@ -252,9 +252,9 @@ def print_spreads(sizes: tuple[int, ...], turns: int) -> None:
     for way in WAYS if not kernel.why_not() else ():
         used = ", ".join(f"{scratch(view, way, TOPS[-1]) / 1e3:,.0f} kB" for view in views)
         Console().print(f"scratch of a thread, top {TOPS[-1]}, {way}: {used}")
-    for concepts, view in zip(sizes, views, strict=True):
-        found = f"{overlap(view):.1%} of what all senders together reach"
-        Console().print(f"top {TOPS[-1]} without the seeds, {BOUNDED}, {concepts:,}: {found}")
+    for way in BOUNDED:
+        found = ", ".join(f"{overlap(view, way):.1%}" for view in views)
+        Console().print(f"top {TOPS[-1]} without the seeds, {way}, of what 3 hops reach: {found}")
 
 
 @click.command()
