@@ -102,7 +102,21 @@ def _open_tables(env: lmdb.Environment, path: Path, writable: bool) -> Tables:
         # Before the other tables: a newer release may have others.
         _check_schema(transaction.get(codec.SCHEMA), path)
     others = [env.open_db(name.encode(), create=False) for name in codec.TABLES[1:-1]]
-    return Tables._make([system, *others, open_aliases(env, create=writable)])
+    aliases = open_aliases(env, create=False)
+    if aliases is None:
+        _require_known_tables(env, path)  # else it may be there, under a name that is damaged
+        aliases = open_aliases(env, create=writable)
+    return Tables._make([system, *others, aliases])
+
+
+def _require_known_tables(env: lmdb.Environment, path: Path) -> None:
+    with env.begin() as transaction:
+        names = list(transaction.cursor().iternext(values=False))
+    unknown = [name for name in names if name not in {each.encode() for each in codec.TABLES}]
+    if unknown:
+        raise StoreCorruptError(
+            f"{path}: expected the tables {', '.join(codec.TABLES)}, got {unknown[0][:40]!r}"
+        )
 
 
 def open_aliases(env: lmdb.Environment, *, create: bool) -> lmdb._Database | None:

@@ -14,7 +14,7 @@ from storage_backends import codec, layout, trust
 from storage_backends.compaction import compact, expect
 from storage_backends.copying import copy
 from storage_backends.engine import Engine
-from storage_backends.errors import StoreUsageError
+from storage_backends.errors import StoreCorruptError, StoreUsageError
 from storage_backends.examination import examine
 from storage_backends.lmdb_store import LMDBStore
 from storage_backends.repair import RepairReport, repair
@@ -315,6 +315,17 @@ def test_a_memory_of_an_earlier_release_is_read_as_it_is(earlier: Path, tmp_path
     assert data_file(earlier).read_bytes() == content
     assert copy(earlier, tmp_path / "copy", verify=True).problems == ()
     assert seen(tmp_path / "copy") == seen(earlier)
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_damaged_name_of_the_table_does_not_make_a_memory_an_earlier_one(
+    memory: Path, read_only: bool
+) -> None:
+    content = data_file(memory).read_bytes()
+    data_file(memory).write_bytes(content.replace(b"alias", b"ahias"))
+    with pytest.raises(StoreCorruptError, match=r"expected the tables .*alias, got b'ahias'"):
+        LMDBStore.open(memory, read_only=read_only)
+    assert b"alias" not in data_file(memory).read_bytes()  # nor is one made
 
 
 def test_a_memory_of_an_earlier_release_takes_aliases(earlier: Path) -> None:
