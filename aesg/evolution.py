@@ -133,7 +133,7 @@ class Evolution:
     at its first consolidation, for what fades; so it does where an interrupt kept it from being
     told. Its first detection of regions goes on from those there are and looks at the rows that
     were rewritten since the last one was due. For duplicates, for too many edges and for tight
-    groups it looks at what it was told of, and at a few others, which it goes round.
+    groups it looks at what it was told of, and at a few others, once round the graph.
     """
 
     def __init__(self) -> None:

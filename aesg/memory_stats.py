@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from aesg._seam import storage_errors
+from aesg.graph.arrays import live
+from aesg.graph.consolidation import edge_ages
 from aesg.graph.edges import weakened
 from storage_backends.engine import Engine
 from storage_backends.types import EdgeKind
@@ -65,11 +67,9 @@ class Edge:
 
 def edges_of(view: View, concept_id: int, epoch: int) -> list[Edge]:
     """Return the edges that lead from a concept at a consolidation epoch, the strongest first."""
-    row = view.edges(concept_id)
-    if not len(row):
-        return []
-    stated = view.edge_epochs(view.slots(np.array([concept_id], np.uint64)))
-    present = weakened(row, epoch - int(stated[0]))
+    slots = live(view, np.array([concept_id], np.uint64))
+    owner, edges = view.out_edges(slots)
+    present = weakened(edges, edge_ages(view, slots, epoch)[owner])
     names = ("target", "weight", "confidence", "use", "kind")
     columns = (present[name].tolist() for name in names)
     return [

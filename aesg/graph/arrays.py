@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 
 from storage_backends.columns import Slots
-from storage_backends.types import Floats, Ids
+from storage_backends.types import EdgeKind, Floats, Ids
 from storage_backends.view import View
 
 
@@ -22,6 +22,13 @@ def live(view: View, ids: Ids) -> Slots:
         return np.empty(0, np.int64)
     slots = view.slots(ids)
     return slots[slots >= 0]
+
+
+def reached_by(view: View, slots: Slots, kind: EdgeKind) -> tuple[Slots, Slots]:
+    """Return the out-edges of one kind: the place in ``slots`` of each one's source, and target."""
+    owner, edges = view.adjacency.expand(slots)
+    chosen = (edges["kind"] & np.uint32(kind)) != 0
+    return owner[chosen], edges["target"][chosen]
 
 
 def common_origin(origins: Ids) -> Ids:

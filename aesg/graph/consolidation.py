@@ -188,8 +188,7 @@ def can_fade(edges: Records) -> NDArray[np.bool_]:
 
 def edge_ages(view: View, slots: Slots, epoch: int) -> Epochs:
     """Return the consolidation epochs since the out-edges of slots were stated."""
-    stated = view.stats.field("edge_epoch")[slots].astype(np.int64)
-    return np.maximum(epoch - stated, 0)
+    return np.maximum(epoch - view.edge_epochs(slots).astype(np.int64), 0)
 
 
 def weakest(view: View, epoch: int, count: int) -> Slots:

@@ -71,14 +71,10 @@ class Draft:
 
         They may lead to concepts that were deleted; `Engine.commit` removes such edges.
         """
+        if concept_id not in self._rows and concept_id not in self._loaded:
+            self.load(np.array([concept_id], np.uint64))
         known = self._rows.get(concept_id, self._loaded.get(concept_id))
-        if known is not None:
-            return known.copy()
-        slot = self._slot(concept_id)
-        if slot < 0 or concept_id in self._deleted:
-            return np.empty(0, EDGE)
-        age = self.clock.epoch - int(self.view.stats[slot]["edge_epoch"])
-        return weakened(self.view.edges(concept_id), age)
+        return np.empty(0, EDGE) if known is None else known.copy()  # None: it was deleted
 
     def load(self, ids: Ids) -> None:
         """Have rows of concepts at hand; for many this is quicker than `row` for each alone."""

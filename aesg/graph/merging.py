@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aesg.graph.arrays import common_origin
+from aesg.graph.arrays import common_origin, reached_by
 from aesg.graph.clock import Clock
 from aesg.graph.consolidation import relevances
 from aesg.graph.draft import Draft
@@ -209,9 +209,8 @@ def _related(view: View, pairs: Pairs) -> NDArray[np.bool_]:
     """Tell which pairs are a concept and the abstract one above it."""
     related = np.zeros(len(pairs), np.bool_)
     for source, target in ((pairs.left, pairs.right), (pairs.right, pairs.left)):
-        owner, edges = view.adjacency.expand(source)
-        above = (edges["kind"] & np.uint32(EdgeKind.ABSTRACTION)) != 0
-        related[owner[above & (edges["target"] == target[owner])]] = True
+        owner, above = reached_by(view, source, EdgeKind.ABSTRACTION)
+        related[owner[above == target[owner]]] = True
     return related
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from aesg.graph import consolidation
-from aesg.graph.arrays import ids_of
+from aesg.graph.arrays import ids_of, reached_by
 from aesg.graph.association import CONFIDENCE, Associations
 from aesg.graph.clock import Clock, microseconds
 from aesg.graph.draft import Draft
@@ -242,22 +242,15 @@ def _with_abstract(view: View, slots: Slots, counts: Slots) -> tuple[Slots, Slot
     below = np.flatnonzero(view.adjacency.kinds(slots) & np.uint32(EdgeKind.ABSTRACTION))
     if not len(below):
         return slots, counts
-    owner, targets = _abstractions(view, slots[below])
+    owner, targets = reached_by(view, slots[below], EdgeKind.ABSTRACTION)
     others, place = np.unique(targets, return_inverse=True)
     own = np.bincount(owner, minlength=len(below))
-    theirs = np.bincount(_abstractions(view, others)[0], minlength=len(others))
+    theirs = np.bincount(reached_by(view, others, EdgeKind.ABSTRACTION)[0], minlength=len(others))
     above = theirs[place] >= own[owner]
     every, place = np.unique(np.append(slots, targets[above]), return_inverse=True)
     total = np.zeros(len(every), np.int64)
     np.add.at(total, place, np.append(counts, counts[below][owner[above]]))
     return every, total
-
-
-def _abstractions(view: View, slots: Slots) -> tuple[Slots, Slots]:
-    """Return the edges of abstraction of some slots: index of the source, and target."""
-    owner, edges = view.adjacency.expand(slots)
-    chosen = (edges["kind"] & np.uint32(EdgeKind.ABSTRACTION)) != 0
-    return owner[chosen], edges["target"][chosen]
 
 
 def _joined(

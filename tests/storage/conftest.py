@@ -1,6 +1,9 @@
-"""Makes the assertions of the shared suite explain themselves."""
+"""Makes the assertions of the shared suite explain themselves; what spreads activation."""
 
 import pytest
+
+from storage_backends.spreading import kernel
+from storage_backends.spreading.dispatch import Name
 
 pytest.register_assert_rewrite(
     "tests.storage.picture",
@@ -14,3 +17,12 @@ pytest.register_assert_rewrite(
     "tests.storage.contract_writes",
     "tests.storage.stateful",
 )
+
+
+@pytest.fixture(params=["numpy", "C"])
+def either(request: pytest.FixtureRequest) -> Name:
+    """Give the name of one of the two after the other."""
+    if request.param == "C" and kernel.why_not():
+        pytest.skip(f"no kernel: {kernel.why_not()}")
+    name: Name = request.param
+    return name

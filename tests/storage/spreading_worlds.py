@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from storage_backends.columns import Slots
-from storage_backends.spreading import Part, Spread, Spreading, spread
+from storage_backends.spreading import Part, Spread, Spreading, kernel, spread
+from storage_backends.spreading.dispatch import Name
 from storage_backends.types import EDGE, STATS, Concepts, Contents, Floats, Ids, Records, ValueKind
 from storage_backends.view import View
 from tests.storage import reference_spreading as reference
@@ -164,6 +165,9 @@ def lone(part: dict[int, Concept]) -> Laid:
     """Return a world of one part, in memory."""
     return laid(World([part], [1.0]), "in memory")
 
+
+#: What can spread activation here.
+KERNELS: tuple[Name, ...] = ("numpy",) if kernel.why_not() else ("numpy", "C")
 
 #: Settings under which activation goes far.
 WIDE = Spread(3, 0.9, 1e-7, 1.3, weakening=0.9, epoch=6)

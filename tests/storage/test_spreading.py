@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from storage_backends.spreading import Part, Spread, kernel, spread, use
+from storage_backends.spreading import Part, Spread, spread, use
 from storage_backends.spreading.dispatch import Name
 from storage_backends.view import View
 from tests.storage.reference_spreading import Concept, Edge, World
 from tests.storage.spreading_worlds import (
     GONE,
+    KERNELS,
     LAYOUTS,
     Laid,
     Layout,
@@ -22,18 +23,6 @@ from tests.storage.spreading_worlds import (
     lone,
     row,
 )
-
-KERNELS: tuple[Name, ...] = ("numpy",) if kernel.why_not() else ("numpy", "C")
-
-
-@pytest.fixture(params=["numpy", "C"])
-def either(request: pytest.FixtureRequest) -> Name:
-    """Give the name of one of the two after the other."""
-    if request.param not in KERNELS:
-        pytest.skip(f"no kernel: {kernel.why_not()}")
-    name: Name = request.param
-    return name
-
 
 #: Sums of these are exact in float64, in any order.
 _share = st.one_of(

@@ -30,18 +30,16 @@ from storage_backends.spreading.dispatch import Name
 from tests.storage import spreading_children
 from tests.storage.processes import run_child
 from tests.storage.reference_spreading import Concept, Edge
-from tests.storage.spreading_worlds import WIDE, Laid, laid, lone, random_queries, random_world, row
-
-KERNELS: tuple[Name, ...] = ("numpy",) if kernel.why_not() else ("numpy", "C")
-
-
-@pytest.fixture(params=["numpy", "C"])
-def either(request: pytest.FixtureRequest) -> Name:
-    """Give the name of one of the two after the other."""
-    if request.param not in KERNELS:
-        pytest.skip(f"no kernel: {kernel.why_not()}")
-    name: Name = request.param
-    return name
+from tests.storage.spreading_worlds import (
+    KERNELS,
+    WIDE,
+    Laid,
+    laid,
+    lone,
+    random_queries,
+    random_world,
+    row,
+)
 
 
 @pytest.fixture(scope="module")
