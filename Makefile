@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 TYPED := aesg examples storage_backends tools
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-long torture bench serve-demo clean
+.PHONY: demo test test-long torture bench usefulness serve-demo clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed-demo
@@ -39,6 +39,10 @@ torture: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	set -e; for script in benchmarks/[!_]*.py; do $(BIN)/python "$$script" $(ARGS); done
+
+# The report goes to build/usefulness. ARGS=--quick: two seeds, smaller, three minutes.
+usefulness: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.usefulness $(ARGS)
 
 serve-demo: $(VENV)/.installed-serve
 	$(BIN)/python -m examples.serving.run $(ARGS)

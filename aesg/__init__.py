@@ -19,23 +19,39 @@ from aesg.errors import (
     AESGTrainingError,
 )
 from aesg.memory import AESGMemory
-from aesg.models import AESGDecoderLM
+from aesg.models import (
+    AESGCNNAutoencoder,
+    AESGCNNClassifier,
+    AESGColorizationNet,
+    AESGDecoderLM,
+    AESGGRUText,
+    AESGLSTMText,
+    AESGSeq2Seq,
+    AESGTransformer,
+)
 from aesg.modes import MemoryMode
 from aesg.trainer import AESGTrainer
 
 __version__ = "4.0.0.dev1"
 
 __all__ = [
+    "AESGCNNAutoencoder",
+    "AESGCNNClassifier",
+    "AESGColorizationNet",
     "AESGConfig",
     "AESGConfigError",
     "AESGDecoderLM",
     "AESGError",
+    "AESGGRUText",
+    "AESGLSTMText",
     "AESGMemory",
     "AESGMemoryError",
     "AESGNavigationError",
+    "AESGSeq2Seq",
     "AESGStorageError",
     "AESGTrainer",
     "AESGTrainingError",
+    "AESGTransformer",
     "MemoryMode",
     "RetrievedContext",
     "__version__",

@@ -36,18 +36,25 @@ def attend(
     mask: Tensor,
     activations: Tensor,
     ages: Tensor,
+    roots: Tensor,
+    prior: Tensor | None = None,
     *,
     scale: Tensor,
+    reach: Tensor,
     recency: Tensor,
     null_logit: Tensor,
     projection: Tensor,
 ) -> Attention:
     """Weigh concepts by similarity, activation and age.
 
-    The logit of a concept is ``scale * cosine + log(activation) - recency * log(1 + age)``; the
-    last term is base-level activation (Anderson and Schooler, 1991, "Reflections of the
+    The logit of a concept is ``scale * cosine + log(activation) - recency * log(1 + age) + prior``;
+    the term of age is base-level activation (Anderson and Schooler, 1991, "Reflections of the
     environment in memory"). One virtual concept, the projection of the retrieved mean, joins with
     ``scale * cosine``, and a null slot with ``null_logit``.
+
+    A concept that activation reached along edges need not resemble the query at all. Where the
+    seed that it came from does so more, ``reach`` of what is missing is made up: beside that seed
+    its share then follows its activation.
 
     Parameters
     ----------
@@ -57,13 +64,22 @@ def attend(
     mask : (..., K) bool tensor
     activations, ages : (..., K) tensor
         Ages in topology updates.
+    roots : (..., K) int64 tensor
+        The place among the ``K`` of the seed that activation came from; a seed's own.
+    prior : (..., K) tensor, optional
+        What else speaks for each concept.
     scale, recency, null_logit : scalar tensor
+    reach : scalar tensor
+        In [0, 1]; 0 weighs every concept by its own similarity.
     projection : (D, D) tensor
         The virtual concept is ``normalise(mean + mean @ projection.T)``.
     """
     unit = F.normalize(query, dim=-1)
     cosines = torch.matmul(keys, unit.unsqueeze(-1)).squeeze(-1)  # (..., K)
+    cosines = cosines + reach * (cosines.gather(-1, roots) - cosines).clamp_min(0)
     logits = scale * cosines + activations.clamp_min(_SILENT).log() - recency * ages.log1p()
+    if prior is not None:
+        logits = logits + prior
     logits = logits.masked_fill(~mask, -torch.inf)
     mean = F.normalize(keys.sum(-2), dim=-1)  # (..., D)
     abstract = F.normalize(mean + F.linear(mean, projection), dim=-1)

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from aesg.errors import AESGMemoryError
 from storage_backends.lazy import lazy
-from storage_backends.types import Floats, Ids, ValueKind
+from storage_backends.types import Floats, Ids
+
+
+class Trace(NamedTuple):
+    """How ``N`` flattened queries were answered: what learning reads, as tensors on the host.
+
+    Unsigned ids stand as the int64 of the same bits. The columns are those of `Found`.
+    """
+
+    queries: Tensor
+    norms: Tensor
+    ids: Tensor
+    paths: Tensor
+    cosines: Tensor
+    value_kinds: Tensor
+    value_ids: Tensor
+    origins: Tensor
+    seeds: Tensor
+    begun: Tensor
+    followed: Tensor
 
 
 @dataclass(frozen=True)
 class Found:
-    """The numpy side of a context: concepts of ``N`` flattened queries.
+    """A `Trace` as arrays.
 
     Parameters
     ----------
@@ -34,11 +57,13 @@ class Found:
     value_kinds : (N, K) uint8
         `ValueKind`.
     value_ids : (N, K) int64
-        Integer values.
-    vectors : (N, K, D) float32 or None
-        What the concepts stand for; None where they were not asked for.
+        Integer values; -1 where a concept has none.
     origins : (N,) uint64
         Sample of each query; 0 for none.
+    seeds : (N, S) uint64
+        Concepts where activation began; 0 pads.
+    begun : (N, S) float32
+        Activation that they began with.
     followed : (N,) bool
         Where successor edges replaced the search.
     sequences : (int, int)
@@ -52,8 +77,9 @@ class Found:
     cosines: Floats
     value_kinds: NDArray[np.uint8]
     value_ids: NDArray[np.int64]
-    vectors: Floats | None
     origins: Ids
+    seeds: Ids
+    begun: Floats
     followed: NDArray[np.bool_]
     sequences: tuple[int, int]
 
@@ -83,11 +109,19 @@ class RetrievedContext:
         What spreading activation brought.
     ages : (..., K) float32 tensor
         Topology updates since each concept was written or last proved right; 0 where masked.
+    cosines : (..., K) float32 tensor
+        Similarity of key and query, without a gradient; 0 where masked.
+    value_kinds : (..., K) uint8 tensor
+        `storage_backends.types.ValueKind` of each concept.
+    value_ids : (..., K) int64 tensor
+        Integer values; -1 where a concept has none.
     abstract : (..., D) float32 tensor
         The virtual concept: the learned projection of the retrieved mean, a unit vector.
     abstract_weight : (...,) float32 tensor
         Its share of the attention.
-    found : Found
+    trace : Trace
+    gathered : (..., K, D) float32 tensor or None
+        The `vectors`; None where they were not asked for.
     """
 
     keys: Tensor
@@ -95,11 +129,15 @@ class RetrievedContext:
     mask: Tensor
     activations: Tensor
     ages: Tensor
+    cosines: Tensor
+    value_kinds: Tensor
+    value_ids: Tensor
     abstract: Tensor
     abstract_weight: Tensor
-    found: Found
+    trace: Trace
+    gathered: Tensor | None = None
 
-    @lazy
+    @property
     def vectors(self) -> Tensor:
         """What each concept stands for, ``(..., K, D)``: its vector value, else its raw key.
 
@@ -108,23 +146,42 @@ class RetrievedContext:
         AESGMemoryError
             If they were not asked for.
         """
-        if self.found.vectors is None:
+        if self.gathered is None:
             raise AESGMemoryError("No vectors: expected recall(..., vectors=True), got False")
-        return torch.from_numpy(self.found.vectors).to(self.keys.device).view(self.keys.shape)
-
-    @lazy
-    def value_ids(self) -> Tensor:
-        """Integer values ``(..., K)``, int64; -1 where a concept has none."""
-        integer = (self.found.value_kinds == ValueKind.INTEGER) & (self.found.ids != 0)
-        values = np.where(integer, self.found.value_ids, -1)
-        return torch.from_numpy(values).to(self.keys.device).view(self.mask.shape)
+        return self.gathered
 
     @property
     def best_cosine(self) -> Tensor:
         """Similarity of the most similar key, ``(...,)``; 0 where nothing was retrieved."""
-        cosines = np.where(self.found.ids != 0, self.found.cosines, -1).max(1, initial=-1)
-        best = np.where(cosines > -1, cosines, 0).astype(np.float32)
-        return torch.from_numpy(best).to(self.keys.device).view(self.mask.shape[:-1])
+        if not self.mask.shape[-1]:
+            return self.keys.new_zeros(self.mask.shape[:-1])
+        best = self.cosines.masked_fill(~self.mask, -torch.inf).amax(-1)
+        return best.masked_fill(~self.mask.any(-1), 0.0)
+
+    @property
+    def sequences(self) -> tuple[int, int]:
+        """``(B, T)``: the queries, in order, are ``B`` sequences of ``T`` positions."""
+        return sequences_of(self.mask.shape[:-1])
+
+    @lazy
+    def found(self) -> Found:
+        """What learning reads, as arrays."""
+        trace = self.trace
+        unsigned = {
+            name: getattr(trace, name).numpy().view(np.uint64)
+            for name in ("ids", "paths", "origins", "seeds")
+        }
+        return Found(
+            queries=trace.queries.numpy(),
+            norms=trace.norms.numpy(),
+            cosines=trace.cosines.numpy(),
+            value_kinds=trace.value_kinds.numpy(),
+            value_ids=trace.value_ids.numpy(),
+            begun=trace.begun.numpy(),
+            followed=trace.followed.numpy(),
+            sequences=self.sequences,
+            **unsigned,
+        )
 
     @property
     def concept_ids(self) -> NDArray[np.uint64]:
@@ -155,6 +212,37 @@ class RetrievedContext:
             for way, end in zip(ways, ends, strict=True)
         ]
 
+    @classmethod
+    def stack(cls, contexts: Sequence[RetrievedContext]) -> RetrievedContext:
+        """Return the contexts of consecutive positions, ``(B, ...)`` each, as ``(B, T, ...)``.
+
+        One mixture and one `AESGMemory.defer` then serve the whole sequence. Positions that
+        retrieved fewer concepts than others are padded.
+
+        Parameters
+        ----------
+        contexts : sequence of T RetrievedContext
+            Of the same ``B`` sequences, in order of time.
+
+        Raises
+        ------
+        AESGMemoryError
+            If there are none, or they are not of as many sequences.
+        """
+        shapes = [tuple(each.mask.shape[:-1]) for each in contexts]
+        if not shapes or len(shapes[0]) != 1 or any(each != shapes[0] for each in shapes):
+            raise AESGMemoryError(
+                f"Contexts to stack: expected one or more of the same shape (B, K), "
+                f"got leading shapes {shapes}"
+            )
+        traces = [each.trace for each in contexts]
+        gathered = all(each.gathered is not None for each in contexts)
+        return cls(
+            **{name: _stacked(contexts, name) for name in COLUMNS},
+            trace=Trace(*(_stacked(traces, name).flatten(0, 1) for name in Trace._fields)),
+            gathered=_stacked(contexts, "gathered") if gathered else None,
+        )
+
     def detached(self) -> RetrievedContext:
         """Return the same context without its part of the autograd graph."""
         return replace(
@@ -175,3 +263,30 @@ class RetrievedContext:
     def _listed(self, places: slice) -> list[int]:
         ids = self.found.ids[:, places]
         return [int(concept_id) for concept_id in ids[ids != 0]]
+
+
+#: The fields of a context that are tensors and always there, in order.
+COLUMNS = tuple(
+    each.name for each in fields(RetrievedContext) if each.name not in ("trace", "gathered")
+)
+
+
+def sequences_of(shape: Sequence[int]) -> tuple[int, int]:
+    """Return ``(B, T)`` of queries of shape ``(..., D)``, given all but their last axis."""
+    time = shape[-1] if len(shape) > 1 else 1
+    return math.prod(shape[:-1] if len(shape) > 1 else shape), time
+
+
+def widened(name: str, column: Tensor, width: int) -> Tensor:
+    """Pad the second axis of a column, if it has one, to ``width``."""
+    if column.ndim < 2 or column.shape[1] >= width:
+        return column
+    pad = [0, 0] * (column.ndim - 2) + [0, width - column.shape[1]]
+    return F.pad(column, pad, value=-1 if name == "value_ids" else 0)
+
+
+def _stacked(parts: Sequence[RetrievedContext] | Sequence[Trace], name: str) -> Tensor:
+    """Stack columns ``(B, ...)`` to ``(B, T, ...)``, their second axis padded to the widest."""
+    columns: list[Tensor] = [getattr(each, name) for each in parts]
+    width = max(each.shape[1] if each.ndim > 1 else 0 for each in columns)
+    return torch.stack([widened(name, each, width) for each in columns], 1)

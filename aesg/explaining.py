@@ -59,7 +59,7 @@ def details_of(scope: Scope, reading: Reading, clock: Clock) -> Details:
     stats = np.zeros(born.shape, STATS)
     if born.any():
         stats[born] = scope.view.stats[reading.slots[born]]
-    keys, queries = scope.keys(reading.seeds), reading.found.queries
+    keys, queries = scope.keys(reading.seeds), reading.queries.unit
     return Details(
         seeds=scope.ids(reading.seeds),
         cosines=np.matmul(keys, queries[:, :, None])[..., 0],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from aesg.errors import AESGMemoryError
 from aesg.graph.arrays import unit
 from aesg.graph.novelty import Experience
 from storage_backends.adjacency import Slots
-from storage_backends.types import Floats, ValueKind
+from storage_backends.types import Floats, Ids, ValueKind
 
 #: The outcome that says "not known" (the ``ignore_index`` of cross-entropy).
 UNKNOWN = -100
@@ -39,7 +40,9 @@ class Deferred:
     outcomes : (...,) int64 or (..., D) float tensor, or None
         What is known so far; `UNKNOWN` marks gaps.
     log_probs : (..., V) tensor or None
-        What model and memory together expected, detached.
+        What model and memory together expected of integers, detached.
+    expected : (..., D) tensor or None
+        What they expected of vectors, detached.
     observed : bool
         Whether the outcomes are what really came.
     """
@@ -47,13 +50,20 @@ class Deferred:
     context: RetrievedContext
     outcomes: Tensor | None = None
     log_probs: Tensor | None = None
+    expected: Tensor | None = None
     observed: bool = False
 
     @property
     def nbytes(self) -> int:
         """Memory that the larger tensors take."""
-        held = (self.context.keys, self.context.found.vectors, self.log_probs)
+        held = (self.context.keys, self.context.gathered, self.log_probs, self.expected)
         return sum(each.nbytes for each in held if each is not None)
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether an outcome was to come, as something was expected, and did not."""
+        awaited = self.log_probs is not None or self.expected is not None
+        return awaited and self.outcomes is None
 
 
 class Waiting:
@@ -72,9 +82,11 @@ class Waiting:
         Raises
         ------
         AESGMemoryError
-            If its outcomes or log-probabilities do not fit its queries.
+            If what is said of its outcomes does not fit its queries.
         """
         check(deferred)
+        if deferred.expected is not None:
+            deferred.expected = deferred.expected.detach()
         self._held.append(deferred)
         self._bytes += deferred.nbytes
         while self._bytes > _MOST_DEFERRED and len(self._held) > 1:
@@ -89,10 +101,9 @@ class Waiting:
             If the outcomes do not fit the queries of each of them; nothing is changed.
         """
         asked = [each for each in self._held if not each.observed]
-        for each in asked:
-            _check_outcomes(outcomes, each.context)
-        for each in asked:
-            each.outcomes, each.observed = outcomes.detach(), True
+        came = [_fitted(outcomes, each.context) for each in asked]
+        for each, its in zip(asked, came, strict=True):
+            each.outcomes, each.observed = its.detach(), True
 
     def take(self) -> Deferred | None:
         """Take out the oldest; None where nothing waits."""
@@ -106,11 +117,14 @@ class Waiting:
 def check(deferred: Deferred) -> None:
     """Raise `AESGMemoryError` unless what is said of a retrieval fits its queries.
 
-    Log-probabilities are looked at where `known` says that they are read.
+    Outcomes of a sample become those of each of its queries. Log-probabilities are looked at where
+    `known` says that they are read.
     """
     if deferred.outcomes is not None:
-        _check_outcomes(deferred.outcomes, deferred.context)
+        deferred.outcomes = _fitted(deferred.outcomes, deferred.context)
     count, log_probs = len(deferred.context.found.queries), deferred.log_probs
+    if deferred.expected is not None:
+        _check_expected(deferred.expected, deferred.context)
     if log_probs is None:
         return
     if not log_probs.ndim or log_probs.shape[:-1].numel() != count:
@@ -124,8 +138,10 @@ def check(deferred: Deferred) -> None:
 def known(deferred: Deferred) -> NDArray[np.bool_]:
     """Tell of which queries ``(N,)`` it is known what came, or nothing is asked for."""
     outcomes, count = deferred.outcomes, len(deferred.context.found.ids)
-    if outcomes is None or outcomes.is_floating_point():
+    if outcomes is None:
         return np.ones(count, np.bool_)
+    if outcomes.is_floating_point():
+        return _directed(_array(outcomes, deferred.context.found.queries.shape))
     held: NDArray[np.bool_] = (outcomes.reshape(-1) != UNKNOWN).cpu().numpy()
     return held
 
@@ -141,22 +157,66 @@ def _check_sums(log_probs: Tensor, read: NDArray[np.bool_]) -> None:
         )
 
 
-def _check_outcomes(outcomes: Any, context: RetrievedContext) -> None:
+def _check_expected(expected: Any, context: RetrievedContext) -> None:
+    if not isinstance(expected, Tensor) or not expected.is_floating_point():
+        got = expected.dtype if isinstance(expected, Tensor) else type(expected).__name__
+        raise AESGMemoryError(f"Expected vectors of wrong type: expected a float tensor, got {got}")
+    count, dim = context.found.queries.shape
+    if expected.shape[-1:] != (dim,) or expected.shape[:-1].numel() != count:
+        raise AESGMemoryError(
+            f"Expected vectors do not fit the queries: expected shape (..., {dim}) for {count} of "
+            f"them, got shape {tuple(expected.shape)}"
+        )
+    if not bool(expected.isfinite().all()):
+        raise AESGMemoryError("Expected vectors hold NaN or infinity: expected finite numbers")
+
+
+def _fitted(outcomes: Any, context: RetrievedContext) -> Tensor:
+    """Return outcomes with one for each query; those of a sample are of all its queries."""
+    return fitted(outcomes, context.mask.shape[:-1], context.found.queries.shape[1])
+
+
+def fitted(outcomes: Any, asked: tuple[int, ...], dim: int) -> Tensor:
+    """Return outcomes with one for each query that was asked.
+
+    Parameters
+    ----------
+    outcomes : (...,) integer or (..., D) float tensor
+        In the shape of the queries, or flat; or one for each sample, which is taken for each of
+        its queries.
+    asked : tuple of int
+        Shape of the queries, the sample first, without their width.
+    dim : int
+        Width ``D``.
+
+    Raises
+    ------
+    AESGMemoryError
+        If they are of another type or shape.
+    """
+    _check_type(outcomes)
+    given: Tensor = outcomes
+    width = (dim,) if given.is_floating_point() else ()
+    if given.shape in ((*asked, *width), (math.prod(asked), *width)):
+        return given
+    if given.shape == (*asked[:1], *width):
+        return given.reshape(*asked[:1], *(1 for _ in asked[1:]), *width).expand(*asked, *width)
+    what = f"vectors of width {dim}" if width else "integers"
+    shapes = " or ".join(
+        str((*each, *width)) for each in dict.fromkeys([asked, (math.prod(asked),)])
+    )
+    of_samples = f", or one for each sample, shape {(*asked[:1], *width)}" if asked[1:] else ""
+    raise AESGMemoryError(
+        f"Outcomes do not fit the queries: expected {math.prod(asked)} {what} in a tensor of shape "
+        f"{shapes}{of_samples}, got shape {tuple(given.shape)}"
+    )
+
+
+def _check_type(outcomes: Any) -> None:
     if not isinstance(outcomes, Tensor) or outcomes.is_complex() or outcomes.dtype is torch.bool:
         got = outcomes.dtype if isinstance(outcomes, Tensor) else type(outcomes).__name__
         raise AESGMemoryError(
             f"Outcomes of wrong type: expected a tensor of integers or floats, got {got}"
-        )
-    count, dim = context.found.queries.shape
-    floats = outcomes.is_floating_point()
-    tail = (dim,) if floats else ()
-    fitting = [(*context.mask.shape[:-1], *tail), (count, *tail)]
-    if tuple(outcomes.shape) not in fitting:
-        what = f"vectors of width {dim}" if floats else "integers"
-        shapes = " or ".join(str(shape) for shape in dict.fromkeys(fitting))
-        raise AESGMemoryError(
-            f"Outcomes do not fit the queries: expected {count} {what} in a tensor of shape "
-            f"{shapes}, got shape {tuple(outcomes.shape)}"
         )
 
 
@@ -173,8 +233,64 @@ def experience_of(deferred: Deferred, threshold: float) -> Experience:
     if outcomes is None:
         return _without_outcome(deferred.context, threshold)
     if outcomes.is_floating_point():
-        return _with_vectors(deferred.context, outcomes, threshold)
+        return _with_vectors(deferred, outcomes, threshold)
     return _with_integers(deferred, outcomes)
+
+
+def experience_again(
+    keys: Floats,
+    norms: Floats,
+    origins: Ids,
+    outcomes: Tensor | None,
+    asked: tuple[int, ...],
+) -> Experience:
+    """Return an experience that says what queries led to, and not what they retrieved.
+
+    Parameters
+    ----------
+    keys : (N, D) float32
+        Unit queries.
+    norms : (N,) float32
+        Length of the raw queries.
+    origins : (N,) uint64
+    outcomes : (...,) int64 or (..., D) float tensor, or None
+        `UNKNOWN` marks gaps.
+    asked : tuple of int
+        In what shape the queries were asked.
+
+    Raises
+    ------
+    AESGMemoryError
+        If the outcomes do not fit the queries, or are out of range or not finite.
+    """
+    count = len(keys)
+    kind, known = ValueKind.KEY, np.ones(count, np.bool_)
+    value_ids, vectors = np.zeros(count, np.int64), None
+    if outcomes is not None:
+        outcomes = fitted(outcomes, asked, keys.shape[1])
+    if outcomes is not None and outcomes.is_floating_point():
+        kind, vectors = ValueKind.VECTOR, _finite(outcomes, keys.shape)
+        known = _directed(vectors)
+    elif outcomes is not None:
+        kind = ValueKind.INTEGER
+        value_ids = outcomes.detach().reshape(-1).long().cpu().numpy()
+        known = value_ids != UNKNOWN
+        _check_range(value_ids[known], None)
+    nothing = np.empty((count, 0), np.uint64)
+    return Experience(
+        keys=keys[known],
+        norms=norms[known],
+        value_kind=kind,
+        value_ids=value_ids[known],
+        value_vectors=None if vectors is None else vectors[known],
+        explained=np.ones(int(known.sum()), np.float32),
+        found=nothing[known],
+        cosines=nothing[known].astype(np.float32),
+        right=nothing[known].astype(np.bool_),
+        parents=nothing[known],
+        origins=origins[known],
+        previous=np.full(int(known.sum()), -1, np.int64),
+    )
 
 
 def _with_integers(deferred: Deferred, outcomes: Tensor) -> Experience:
@@ -211,20 +327,32 @@ def _given(log_probs: Tensor, came: NDArray[np.int64]) -> Floats:
     return _array(flat.gather(1, index[:, None]).exp(), came.shape)
 
 
-def _with_vectors(context: RetrievedContext, outcomes: Tensor, threshold: float) -> Experience:
-    found = context.found
+def _with_vectors(deferred: Deferred, outcomes: Tensor, threshold: float) -> Experience:
+    context, found = deferred.context, deferred.context.found
     count, dim = found.queries.shape
-    vectors = _array(outcomes, (count, dim))
-    if not np.isfinite(vectors).all():
-        raise AESGMemoryError("Outcomes hold NaN or infinity: expected finite numbers")
-    mixed = _array(context.aggregate(), (count, dim))
+    vectors = _finite(outcomes, (count, dim))
+    expected = context.aggregate() if deferred.expected is None else deferred.expected
     held = _array(context.vectors, (*found.ids.shape, dim))
     similar = np.matmul(unit(held), unit(vectors)[:, :, None])[..., 0]  # (N, K)
     right = (similar >= threshold) & (found.ids != 0)
-    explained = np.clip((unit(mixed) * unit(vectors)).sum(-1), 0, 1)
+    explained = np.clip((unit(_array(expected, (count, dim))) * unit(vectors)).sum(-1), 0, 1)
     value_ids = np.zeros(count, np.int64)
-    everything = np.ones(count, np.bool_)
-    return _experience(found, ValueKind.VECTOR, value_ids, vectors, explained, right, everything)
+    return _experience(
+        found, ValueKind.VECTOR, value_ids, vectors, explained, right, _directed(vectors)
+    )
+
+
+def _finite(outcomes: Tensor, shape: tuple[int, ...]) -> Floats:
+    vectors = _array(outcomes, shape)
+    if not np.isfinite(vectors).all():
+        raise AESGMemoryError("Outcomes hold NaN or infinity: expected finite numbers")
+    return vectors
+
+
+def _directed(vectors: Floats) -> NDArray[np.bool_]:
+    """Tell which vectors have a direction; one without says as little as `UNKNOWN` does."""
+    directed: NDArray[np.bool_] = np.abs(vectors).max(axis=1) > 0
+    return directed
 
 
 def _without_outcome(context: RetrievedContext, threshold: float) -> Experience:

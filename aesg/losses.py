@@ -15,6 +15,8 @@ Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 _CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
 _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+#: What a memory takes for "not known", and torch ignores unless told otherwise.
+_UNKNOWN = -100
 
 
 def batch_loss(criterion: Criterion | None, output: Any, targets: Tensor, where: str) -> Tensor:
@@ -72,6 +74,32 @@ def batch_loss(criterion: Criterion | None, output: Any, targets: Tensor, where:
     return loss
 
 
+def known_targets(criterion: Criterion | None, targets: Tensor) -> Tensor:
+    """Return targets with -100, "not known", where the criterion ignores them.
+
+    That is what a memory takes. Only of `CrossEntropyLoss`, `NLLLoss` and the default is it known
+    what they ignore, in integer targets.
+    """
+    ignored = _ignored(criterion, targets)
+    if ignored in (None, _UNKNOWN):
+        return targets
+    return targets.long().masked_fill(targets == ignored, _UNKNOWN)
+
+
+def all_ignored(criterion: Criterion | None, targets: Tensor) -> bool:
+    """Tell whether a batch has nothing that could be judged; see `known_targets`."""
+    ignored = _ignored(criterion, targets)
+    return ignored is not None and targets.numel() > 0 and bool((targets == ignored).all())
+
+
+def _ignored(criterion: Criterion | None, targets: Tensor) -> int | None:
+    if not _are_classes(targets):
+        return None
+    if criterion is None:
+        return _UNKNOWN
+    return criterion.ignore_index if isinstance(criterion, _CLASSES) else None
+
+
 def trainable_value(loss: Tensor, where: str) -> float:
     """Return the number that a loss holds, if a step can follow from it.
 
@@ -96,7 +124,8 @@ def trainable_value(loss: Tensor, where: str) -> float:
     if not math.isfinite(value):
         raise AESGTrainingError(
             f"{where}: expected a finite loss, got {value}; neither weights nor memory learned "
-            "from this batch. A lower learning_rate or inputs without NaN may help"
+            "from this batch. A lower learning_rate, inputs without NaN, or a criterion that is "
+            "finite where all targets are ignored may help"
         )
     if not loss.requires_grad:
         raise AESGTrainingError(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,16 +17,17 @@ from aesg._seam import storage_errors
 from aesg.config import AESGConfig
 from aesg.context import RetrievedContext
 from aesg.errors import AESGMemoryError
-from aesg.learning import Deferred, Waiting, experience_of
+from aesg.learning import Deferred, Waiting
 from aesg.memory_handle import resolved
-from aesg.memory_inputs import check_log_probs, keys_of, values_of
-from aesg.memory_reading import DEFAULT_TOP_K, MemoryReading
+from aesg.memory_inputs import keys_of, values_of
+from aesg.memory_learning import MemoryLearning
+from aesg.memory_reading import DEFAULT_TOP_K
 from aesg.modes import MemoryMode
 from aesg.payload import pack_payloads
-from storage_backends.types import Floats, Ids
+from storage_backends.types import Ids
 
 
-class AESGMemory(MemoryReading):
+class AESGMemory(MemoryLearning):
     """A persistent memory of concepts that a model queries at every forward pass.
 
     All handles of a process on one directory share one memory; each has its own mode, its own
@@ -52,16 +53,15 @@ class AESGMemory(MemoryReading):
     Notes
     -----
     The parameters learned by gradient are the attention's temperature (``log_scale``), its prior
-    on age (``recency``), its null slot (``null_logit``) and ``abstraction_projection``.
+    on age (``recency``), its reach along edges (``reach_logit``), its null slot (``null_logit``)
+    and ``abstraction_projection``.
     """
 
     def __init__(
         self, directory: str | os.PathLike[str] | None = None, config: AESGConfig | None = None
     ) -> None:
         super().__init__(directory, config)
-        self._deferred = Waiting()
         self._trail: Ids | None = None
-        self._resting = False
         self._bind(read_only=self._reads_only())
 
     @classmethod
@@ -97,10 +97,10 @@ class AESGMemory(MemoryReading):
     ) -> RetrievedContext:
         """Retrieve concepts and, where the mode allows, learn from the query at once.
 
-        A novel query becomes a provisional concept, an explained one confirms the nearest. What is
-        learned shows from the next call on. What a query led to is not asked for; `recall`,
-        `defer` and `observe` are for that. Consecutive calls with as many queries form sequences
-        until `reset_state`.
+        A novel query becomes a provisional concept, an explained one confirms the nearest. In TRAIN
+        and FINETUNE a module in eval mode learns nothing. What is learned shows from the next call
+        on. What a query led to is not asked for; `recall`, `defer` and `observe` are for that.
+        Consecutive calls with as many queries form sequences until `reset_state`.
 
         Parameters
         ----------
@@ -124,107 +124,33 @@ class AESGMemory(MemoryReading):
             If what was learned cannot be written; it waits for the next commit.
         """
         context = self.recall(query, top_k=top_k, origins=origins)
-        if self._permissions.create_concepts:
+        if torch.compiler.is_compiling():
+            self._learn_traced(context)
+        else:
+            self.learn(context)
+        return context
+
+    def learn(self, context: RetrievedContext) -> None:
+        """Learn from a retrieval at once, where mode and module do; `retrieve` ends with it.
+
+        In TRAIN and FINETUNE a module in eval mode learns nothing.
+
+        Parameters
+        ----------
+        context : RetrievedContext
+            What `recall` returned.
+
+        Raises
+        ------
+        AESGStorageError
+            If what was learned cannot be written; it waits for the next commit.
+        """
+        if self._learns:
             state = self._state
             with state.lock.alone(), self._writes_what_was_learned("; recall() still retrieves"):
                 standing = self._learn(Deferred(context)).reshape(context.found.sequences)
                 self._trail = state.follow(self._trail, standing)
                 state.commit_if_due()
-        return context
-
-    # Learning
-
-    def defer(
-        self,
-        context: RetrievedContext,
-        outcomes: Tensor | None = None,
-        log_probs: Tensor | None = None,
-    ) -> None:
-        """Queue what a retrieval teaches until `update_topology`.
-
-        Parameters
-        ----------
-        context : RetrievedContext
-        outcomes : (...,) int64 tensor, optional
-            What is known of the outcomes so far; `observe` may replace it.
-        log_probs : (..., V) tensor, optional
-            What model and memory together expected; the explanation score of an integer outcome
-            is the probability given to it.
-
-        Raises
-        ------
-        AESGMemoryError
-            If outcomes or log-probabilities do not fit the queries.
-        """
-        check_log_probs(log_probs)
-        if self._permissions.create_concepts:
-            log_probs = None if log_probs is None else log_probs.detach()
-            self._deferred.add(Deferred(context.detached(), outcomes, log_probs))
-
-    def observe(self, outcomes: Tensor) -> None:
-        """Say what really came at each query that was deferred since the last `observe`.
-
-        Ignored in INFERENCE, and where nothing waits: `retrieve` has learned already.
-
-        Parameters
-        ----------
-        outcomes : (...,) or (N,) integer tensor, or (..., D) or (N, D) float tensor
-            One for each query, in the shape of the queries or flat, integers from 0 on; -100
-            where it is not known.
-
-        Raises
-        ------
-        AESGMemoryError
-            If type or shape do not fit; nothing is changed.
-
-        Notes
-        -----
-        Outcomes out of range make `update_topology` raise an `AESGMemoryError`.
-        """
-        self._deferred.observe(outcomes)
-
-    @contextmanager
-    def at_rest(self) -> Iterator[None]:
-        """Let `update_topology` do nothing for a block, in every mode.
-
-        For what runs beside the memory and not with it: a memory that nobody asks would age all
-        the same, and in TRAIN prune what it holds. Other handles are not at rest.
-        """
-        before, self._resting = self._resting, True
-        try:
-            yield
-        finally:
-            self._resting = before
-
-    def update_topology(self) -> None:
-        """Learn from the queries since the last call; consolidate and commit where it is due.
-
-        Does nothing `at_rest`.
-
-        Raises
-        ------
-        AESGMemoryError
-            If an outcome is out of range or not finite; all other retrievals are learned from.
-        AESGStorageError
-            If what was learned cannot be written; it waits for the next commit.
-        """
-        if self._resting:
-            return
-        allowed = self._permissions
-        if not allowed.consolidation:
-            self._deferred = Waiting()
-            return
-        state, wrong = self._state, None
-        with state.lock.alone(), self._writes_what_was_learned():
-            while deferred := self._deferred.take():
-                try:
-                    self._learn(deferred)
-                except AESGMemoryError as error:
-                    wrong = wrong or error
-            state.advance(self.config, allowed, self._projection)
-            state.commit_if_due()
-        if wrong is not None:
-            raise wrong
 
     def remember(
         self,
@@ -268,7 +194,7 @@ class AESGMemory(MemoryReading):
         allowed = self._permissions
         if not allowed.create_concepts or not len(vectors):
             if len(vectors):
-                self._warn_of_nothing_written()
+                self._warn_of_nothing_written("remember")
             return np.empty(0, np.uint64)
         state, most = self._state, self.config.max_concepts
         with state.lock.alone(), storage_errors(f"write to memory '{self.directory}'"):
@@ -292,21 +218,5 @@ class AESGMemory(MemoryReading):
     # Inside
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy takes along: not what waits to be learned from."""
-        fresh = {"_deferred": Waiting(), "_trail": None, "_resting": False}
-        return {**super().__getstate__(), **fresh}
-
-    def _projection(self) -> Floats:
-        """Return the weight that abstract concepts are formed with, ``(D, D)``."""
-        weight: Floats = self.abstraction_projection.weight.detach().float().cpu().numpy()
-        return weight
-
-    def _learn(self, deferred: Deferred) -> Ids:
-        """Take in one retrieval; return the concept that stands for each query, 0 for none."""
-        allowed = self._permissions
-        return self._state.absorb(
-            experience_of(deferred, self.config.novelty_explanation_threshold),
-            self.config,
-            allowed.learning_rate_scale,
-            may_prune=allowed.evolutionary_pressure,
-        )
+        """Return what a copy takes along: not where navigation stands."""
+        return {**super().__getstate__(), "_trail": None}

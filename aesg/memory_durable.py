@@ -20,6 +20,7 @@ from aesg.graph.association import Values, associate, unanswered
 from aesg.graph.clock import Clock
 from aesg.graph.draft import joined
 from aesg.graph.edges import EDGE_DECAY, Coactivation
+from aesg.graph.own import OriginIndex
 from aesg.graph.pending import Pending
 from aesg.graph.shortterm import ShortTermMemory
 from aesg.memory_lock import ReadersWriterLock
@@ -79,6 +80,7 @@ class DurableState:
         self._pending = Pending()
         self._open_values: Values | None = None  # that no key has resembled yet; None: not sought
         self._evolution = Evolution()
+        self._origins = OriginIndex()
         self._unsaved = False  # whether the short-term window differs from the stored one
 
     @property
@@ -324,6 +326,7 @@ class DurableState:
         self._saves = saves
         settle()
         self._evolution.committed(before, self.view, batch)
+        self._origins.committed(before, self.view, batch)
 
     def _reached_since(self, generation: int) -> bool:
         try:

@@ -224,8 +224,8 @@ class MemoryHandle(nn.Module):
         """What mode and handle allow together."""
         return PERMISSIONS[MemoryMode.INFERENCE if self._state.read_only else self._mode]
 
-    def _warn_of_nothing_written(self) -> None:
-        """Log, once for each handle, that `remember` wrote nothing, and why."""
+    def _warn_of_nothing_written(self, asked: str) -> None:
+        """Log, once for each handle, that what was asked for wrote nothing, and why."""
         if self._has_warned:
             return
         self._has_warned = True
@@ -235,7 +235,7 @@ class MemoryHandle(nn.Module):
             why = "this process was forked from the one that writes the memory, and only reads it"
         else:
             why = f"the handle is in mode {self._mode.value} and only reads; see set_mode"
-        _log.warning("memory '%s': remember wrote nothing: %s", self.directory, why)
+        _log.warning("memory '%s': %s wrote nothing: %s", self.directory, asked, why)
 
     @property
     def _state(self) -> MemoryState:

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aesg.context import RetrievedContext, sequences_of
 from aesg.errors import AESGMemoryError, AESGNavigationError
 from aesg.learning import UNKNOWN
-from aesg.reading import Queries
+from aesg.reading import Came, Queries
 from storage_backends.types import Floats, Ids, ValueKind
 
 #: Lengths of vectors between which squares are exact enough in float32. A shorter vector has no
@@ -37,7 +38,11 @@ def check_log_probs(log_probs: Any) -> None:
 
 
 def queries_of(
-    query: Tensor, vector_dim: int, outcomes: Tensor | None, origins: Tensor | None
+    query: Tensor,
+    vector_dim: int,
+    outcomes: Tensor | None,
+    origins: Tensor | None,
+    before: Sequence[Tensor] = (),
 ) -> Queries:
     """Return queries, and what is known about them, as arrays.
 
@@ -49,6 +54,8 @@ def queries_of(
     outcomes : (...) integer tensor or None
     origins : integer tensor or None
         One for each sequence: for each query of ``(N, D)``, for each row of ``(B, T, D)``.
+    before : sequence of tensors
+        What `following` returned.
 
     Raises
     ------
@@ -56,12 +63,57 @@ def queries_of(
         If types or shapes do not fit, or a query is not finite.
     """
     raw, norms = _vectors("Query", query, vector_dim)
-    time = query.shape[-2] if query.ndim > 2 else 1
-    sequences = (math.prod(query.shape[:-2] if query.ndim > 2 else query.shape[:-1]), time)
+    sequences = sequences_of(query.shape[:-1])
     unit: Floats = np.divide(raw, np.where(norms > 0, norms, 1)[:, None], dtype=np.float32)
     unit[norms == 0] = 0
     came = None if outcomes is None else _outcomes(outcomes, sequences)
-    return Queries(unit, norms, sequences, _origins(origins, sequences[0]), came)
+    own = _origins(origins, sequences[0])
+    return Queries(unit, norms, sequences, own, came, _came(before) if before else None)
+
+
+def following(
+    after: tuple[RetrievedContext | None, Tensor], query: Tensor, outcomes: Tensor | None
+) -> tuple[Tensor, list[Tensor]]:
+    """Return what is known of queries that follow a position.
+
+    Parameters
+    ----------
+    after : (RetrievedContext or None, (B,) integer tensor)
+        Its context, None where sequences begin, and what came there.
+    query : (..., D) tensor
+    outcomes : (...) integer tensor or None
+
+    Returns
+    -------
+    outcomes : (...) integer tensor
+    before : list of tensors
+        Where activation began there, ``(B, S)`` ids and activations, and what came, ``(B,)``;
+        empty where sequences begin.
+
+    Raises
+    ------
+    AESGNavigationError
+        If they are not of as many sequences as the queries.
+    """
+    context, came = after
+    batch, _ = sequences_of(query.shape[:-1])
+    if not _is_integer(came) or came.numel() != batch:
+        raise AESGNavigationError(
+            f"What came before does not fit the queries: expected {batch} integers "
+            f"({UNKNOWN} where not known), got {_kind(came)}"
+        )
+    if outcomes is None:
+        outcomes = torch.full(query.shape[:-1], UNKNOWN)
+    if context is None:
+        return outcomes, []
+    if context.sequences[0] != batch:
+        raise AESGNavigationError(
+            f"The context before does not fit the queries: expected {batch} sequences, "
+            f"got {context.sequences[0]}"
+        )
+    began = (context.trace.seeds, context.trace.begun)
+    last = [each.view(*context.sequences, -1)[:, -1] for each in began]
+    return outcomes, [*last, came.detach().reshape(batch)]
 
 
 def keys_of(
@@ -200,6 +252,11 @@ def _outcomes(outcomes: Tensor, sequences: tuple[int, int]) -> NDArray[np.int64]
         )
     came: NDArray[np.int64] = outcomes.detach().reshape(sequences).long().cpu().numpy()
     return came
+
+
+def _came(before: Sequence[Tensor]) -> Came:
+    seeds, begun, came = (each.cpu().numpy() for each in before)
+    return Came(seeds.view(np.uint64), begun, came.astype(np.int64))
 
 
 def _origins(origins: Tensor | None, count: int) -> Ids:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from aesg import memory_ops
 from aesg._seam import storage_errors
 from aesg.attention import attend
 from aesg.config import AESGConfig
-from aesg.context import RetrievedContext
+from aesg.context import RetrievedContext, Trace
+from aesg.errors import AESGMemoryError
 from aesg.explaining import details_of, explanation_of, follows
 from aesg.explanation import Explanation
+from aesg.graph.crowding import Crowding
 from aesg.learning import Deferred
+from aesg.memory_columns import Columns, columns_of, unflat
 from aesg.memory_handle import MemoryHandle
-from aesg.memory_inputs import check_log_probs, check_top_k, queries_of
+from aesg.memory_inputs import check_log_probs, check_top_k, following, queries_of
 from aesg.modes import MemoryMode
 from aesg.reading import Queries, Reading, read
 from aesg.state import MemoryState
@@ -31,6 +34,7 @@ DEFAULT_TOP_K = 32
 #: Initial scale of cosines in the attention: a temperature of one tenth.
 _FIRST_SCALE = 10.0
 _FIRST_RECENCY = 0.5
+_FIRST_REACH = 2.0  # before the sigmoid: 0.88
 
 #: torch guards each tensor by a mutex. Threads share the parameters, and a child that is forked
 #: while another thread holds the mutex of one would wait for it for ever: a fork waits for this.
@@ -54,15 +58,39 @@ class MemoryReading(MemoryHandle):
         self.log_scale = nn.Parameter(torch.tensor(_FIRST_SCALE).log())
         self.recency = nn.Parameter(torch.tensor(_FIRST_RECENCY))
         self.null_logit = nn.Parameter(torch.tensor(0.0))
+        self.reach_logit = nn.Parameter(torch.tensor(_FIRST_REACH))
+        self._crowding = Crowding()
+        self.register_buffer("_taught", torch.zeros((), dtype=torch.long), persistent=False)
+        self._handle = memory_ops.register(self, str(self.directory))
+
+    @property
+    def handle(self) -> int:
+        """The number by which a compiled or exported model finds this memory in its process."""
+        return self._handle
+
+    def bind_handle(self, handle: int) -> None:
+        """Answer to another number: that of the memory which a model was exported with.
+
+        Models that were compiled with this memory before must be compiled again.
+
+        Raises
+        ------
+        AESGMemoryError
+            If the number is not from 1 to ``2**63 - 1``, or another memory of the process has it.
+        """
+        memory_ops.bind(self, handle, self._handle)
+        self._handle = handle
 
     def recall(
         self,
         query: Tensor,
         *,
         outcomes: Tensor | None = None,
+        after: tuple[RetrievedContext | None, Tensor] | None = None,
         top_k: int = DEFAULT_TOP_K,
         origins: Tensor | None = None,
         vectors: bool = True,
+        balanced: bool = False,
     ) -> RetrievedContext:
         """Retrieve concepts and learn nothing; for layers that know more than the query.
 
@@ -73,11 +101,19 @@ class MemoryReading(MemoryHandle):
             What came after each position of ``(B, T, D)`` queries; -100 where it is not known.
             Position ``t`` uses those before ``t``: the successors of concepts that were right are
             followed, and the search is skipped.
+        after : (RetrievedContext or None, (B,) int64 tensor), optional
+            For sequences read position by position, ``(B, D)`` queries each: the context of the
+            position before, or None where the sequences begin, and what came there, -100 where
+            it is not known. All positions in turn retrieve what one call with their outcomes does.
         top_k, origins
             As for `retrieve`.
         vectors : bool
             Whether to gather ``context.vectors`` besides the keys; a layer that needs integer
             values alone saves the time.
+        balanced : bool
+            Whether the attention's logits are less ``log(number of concepts with that integer
+            value)``, so that a value which many concepts hold does not outweigh one that few do.
+            For classes.
 
         Raises
         ------
@@ -85,10 +121,34 @@ class MemoryReading(MemoryHandle):
             If the query has another width, or holds NaN or infinity, or an argument does not fit.
         """
         check_top_k(top_k)
-        queries = queries_of(query, self.vector_dim, outcomes, origins)
+        before: list[Tensor] = []
+        if after is not None:
+            outcomes, before = following(after, query, outcomes)
+        if torch.compiler.is_compiling():
+            hops = self.config.spreading_activation_steps
+            asked = (query.detach(), self.handle, top_k, hops, outcomes, before, origins)
+            read = unflat(memory_ops.recall(*asked, vectors, balanced))
+        else:
+            read = self.retrieved(query, top_k, outcomes, before, origins, vectors, balanced)
+        return self._context(query, *read, vectors=vectors, balanced=balanced)
+
+    def retrieved(
+        self,
+        query: Tensor,
+        top_k: int,
+        outcomes: Tensor | None,
+        before: Sequence[Tensor],
+        origins: Tensor | None,
+        vectors: bool,
+        balanced: bool,
+    ) -> tuple[Columns, Trace]:
+        """Return what `recall` attends to; for the operator of compiled models."""
+        queries = queries_of(query, self.vector_dim, outcomes, origins, before)
         with self._reads() as state:
+            scope = state.scope
             reading = self._read(state, queries, top_k, vectors)
-        return self._context(query, reading)
+            crowds = self._crowding.counts(scope, reading.slots) if balanced else None
+            return columns_of(scope, reading, crowds, query.device)
 
     def explain(
         self,
@@ -133,10 +193,47 @@ class MemoryReading(MemoryHandle):
         with self._reads() as state:
             reading = self._read(state, queries, top_k, vectors=True)
             details = details_of(state.scope, reading, state.clock)
+            columns, trace = columns_of(state.scope, reading, None, query.device)
         with torch.no_grad():
-            deferred = Deferred(self._context(query, reading), outcomes, log_probs)
-        ids = reading.found.ids[reading.found.ids != 0]
+            context = self._context(query, columns, trace, vectors=True, balanced=False)
+            deferred = Deferred(context, outcomes, log_probs)
+        ids = context.concept_ids.ravel()
+        ids = ids[ids != 0]
         return explanation_of(deferred, details, self.payloads(ids), self.config)
+
+    def _defer_traced(
+        self,
+        context: RetrievedContext,
+        outcomes: Tensor | None,
+        log_probs: Tensor | None,
+        expected: Tensor | None,
+    ) -> None:
+        """Have the model defer when it runs; one that is exported only reads."""
+        if not memory_ops.is_exporting():
+            vectors, came, likely, awaited = (
+                None if each is None else each.detach()
+                for each in (context.gathered, outcomes, log_probs, expected)
+            )
+            parts = memory_ops.parts_of(context)
+            count = self._taught
+            memory_ops.defer(count, self.handle, parts, vectors, came, likely, awaited)
+
+    def _learn_traced(self, context: RetrievedContext) -> None:
+        """Have the model learn when it runs, as `_defer_traced` does."""
+        if not memory_ops.is_exporting():
+            memory_ops.learn(self._taught, self.handle, memory_ops.parts_of(context))
+
+    def _replicate_for_data_parallel(self) -> Any:
+        raise AESGMemoryError(
+            "A memory cannot be replicated: expected one model in one process, got DataParallel; "
+            "run the model on one device, or train in one process and let others read the memory "
+            "in INFERENCE"
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take in the state of a handle; a copy answers to a number of its own."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._handle = memory_ops.register(self, str(self.directory))
 
     @contextmanager
     def _reads(self) -> Iterator[MemoryState]:
@@ -158,31 +255,28 @@ class MemoryReading(MemoryHandle):
             vectors=vectors,
         )
 
-    def _context(self, query: Tensor, reading: Reading) -> RetrievedContext:
-        """Return the columns of a reading as tensors of the query's shape and device."""
-        shape = (*query.shape[:-1], reading.keys.shape[1])
-
-        def tensor(column: NDArray[Any], *tail: int) -> Tensor:
-            return torch.from_numpy(column).to(query.device).view(*shape, *tail)
-
-        keys = tensor(reading.keys, self.vector_dim)
-        mask = tensor(reading.found.ids != 0)
-        activations = tensor(reading.activations)
-        ages = tensor(reading.ages)
+    def _context(
+        self, query: Tensor, columns: Columns, trace: Trace, *, vectors: bool, balanced: bool
+    ) -> RetrievedContext:
+        """Weigh what was retrieved, in the shape of the queries."""
+        lead = query.shape[:-1]
+        (keys, mask, activations, ages, cosines, roots, crowds, kinds, value_ids, gathered) = (
+            each.view(*lead, *each.shape[1:]) for each in columns
+        )
         with torch.autocast(query.device.type, enabled=False):
-            with _parameters_in_use:
-                scale = self.log_scale.float().exp()
-                recency, null_logit = self.recency.float().clone(), self.null_logit.float().clone()
-                projection = self.abstraction_projection.weight.float().clone()
+            scale, recency, null_logit, reach, projection = self._attention_parameters()
             attention = attend(
                 query.float(),
                 keys,
                 mask,
                 activations,
                 ages,
+                roots,
+                -crowds.log() if balanced else None,
                 scale=scale,
                 recency=recency,
                 null_logit=null_logit,
+                reach=reach,
                 projection=projection,
             )
         return RetrievedContext(
@@ -191,10 +285,25 @@ class MemoryReading(MemoryHandle):
             mask=mask,
             activations=activations,
             ages=ages,
+            cosines=cosines,
+            value_kinds=kinds,
+            value_ids=value_ids,
             abstract=attention.abstract,
             abstract_weight=attention.abstract_weight,
-            found=reading.found,
+            trace=trace,
+            gathered=gathered if vectors else None,
         )
+
+    def _attention_parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return scale, weight of age, null logit, reach and projection, each in float32."""
+        with nullcontext() if torch.compiler.is_compiling() else _parameters_in_use:
+            return (
+                self.log_scale.float().exp(),
+                self.recency.float().clone(),
+                self.null_logit.float().clone(),
+                self.reach_logit.float().sigmoid(),
+                self.abstraction_projection.weight.float().clone(),
+            )
 
     def _spread(self, edge_decay: float, epoch: int) -> Spread:
         """Return how activation travels at a consolidation epoch."""

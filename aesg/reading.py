@@ -7,13 +7,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aesg.context import Found
-from aesg.graph.activation import ALL_KINDS, WITHIN, Recall, recall, recall_sequences
+from aesg.graph.activation import ALL_KINDS, WITHIN, Before, Recall, recall, recall_sequences
 from aesg.graph.scope import Scope
 from aesg.learning import UNKNOWN
 from storage_backends.columns import Slots
 from storage_backends.spreading import Spread
 from storage_backends.types import Floats, Ids
+
+
+@dataclass(frozen=True)
+class Came:
+    """The retrieval of the position before, and what came there.
+
+    Parameters
+    ----------
+    seeds : (B, S) uint64
+        Concepts where its activation began; 0 pads.
+    begun : (B, S) float32
+        Activation that they began with.
+    outcomes : (B,) int64
+        `UNKNOWN` where that is not known.
+    """
+
+    seeds: Ids
+    begun: Floats
+    outcomes: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -33,6 +51,8 @@ class Queries:
     outcomes : (B, T) int64 or None
         What came after each position, `UNKNOWN` where that is not known; None searches every
         position for itself.
+    after : Came or None
+        What the first positions follow; None where sequences begin.
     """
 
     unit: Floats
@@ -40,6 +60,7 @@ class Queries:
     sequences: tuple[int, int]
     origins: Ids
     outcomes: NDArray[np.int64] | None = None
+    after: Came | None = None
 
 
 @dataclass(frozen=True)
@@ -48,23 +69,40 @@ class Reading:
 
     Parameters
     ----------
-    found : Found
+    queries : Queries
     slots : (N, K) int64
         Slots of the scope, most active first; -1 pads.
     seeds : (N, S) int64
         Slots where activation began; -1 pads.
+    begun : (N, S) float32
+        Activation that they began with.
+    paths : (N, K, H) int64
+        Slots that activation came through; see `aesg.graph.activation.Recall`.
+    roots : (N, K) int64
+        Place among the ``K`` of the seed that activation came from; its own for a seed, and where
+        that seed is not among them.
     keys : (N, K, D) float32
         Unit keys.
-    activations, ages : (N, K) float32
+    vectors : (N, K, D) float32 or None
+        What the concepts stand for; None where they were not asked for.
+    activations, ages, cosines : (N, K) float32
         Ages in topology updates since a concept was written or last proved right.
+    followed : (N,) bool
+        Where successor edges replaced the search.
     """
 
-    found: Found
+    queries: Queries
     slots: Slots
     seeds: Slots
+    begun: Floats
+    paths: Slots
+    roots: Slots
     keys: Floats
+    vectors: Floats | None
     activations: Floats
     ages: Floats
+    cosines: Floats
+    followed: NDArray[np.bool_]
 
 
 def read(
@@ -84,7 +122,7 @@ def read(
     scope : Scope
     queries : Queries
     k : int
-        At least 1.
+        0 or more; 0 only takes the queries down.
     settings : Spread
         ``kinds`` is chosen here: sequences with outcomes follow successor edges from position to
         position and spread along the others; independent queries spread along all.
@@ -97,29 +135,29 @@ def read(
     """
     unit = queries.unit
     held = scope.view.node_count + len(scope.shortterm)
-    if held and len(unit):
+    if k and held and len(unit):
         active = _activate(scope, queries, min(k, held), settings, exclude_own)
     else:
         active = _nothing(len(unit), settings.hops)
     width = int((active.slots >= 0).sum(axis=1).max(initial=0))  # K: what was found, at most k
     slots = active.slots[:, :width]
     keys = scope.keys(slots)  # (N, K, D)
-    found = Found(
-        queries=unit,
-        norms=queries.norms,
-        ids=scope.ids(slots),
-        paths=scope.ids(active.paths[:, :width]),
-        cosines=np.matmul(keys, unit[:, :, None])[..., 0],
-        value_kinds=scope.value_kinds(slots),
-        value_ids=scope.value_ids(slots),
-        vectors=scope.vectors(slots) if vectors else None,
-        origins=np.repeat(queries.origins, queries.sequences[1]),
-        followed=active.followed,
-        sequences=queries.sequences,
-    )
     ticks = np.minimum(scope.ticks(slots), np.uint64(tick))
-    ages = (np.uint64(tick) - ticks).astype(np.float32)
-    return Reading(found, slots, active.seeds, keys, active.activations[:, :width], ages)
+    ages = np.where(slots >= 0, np.uint64(tick) - ticks, np.uint64(0))
+    return Reading(
+        queries=queries,
+        slots=slots,
+        seeds=active.seeds,
+        begun=active.begun,
+        paths=active.paths[:, :width],
+        roots=_roots(slots, active.paths[:, :width]),
+        keys=keys,
+        vectors=scope.vectors(slots) if vectors else None,
+        activations=active.activations[:, :width],
+        ages=ages.astype(np.float32),
+        cosines=np.matmul(keys, unit[:, :, None])[..., 0],
+        followed=active.followed,
+    )
 
 
 def _activate(
@@ -138,7 +176,13 @@ def _activate(
         k,
         settings.along(WITHIN),
         own,
+        None if queries.after is None else _before(scope, queries.after),
     )
+
+
+def _before(scope: Scope, after: Came) -> Before:
+    """Return where the concepts of the position before are now."""
+    return Before(scope.find(after.seeds), after.begun, after.outcomes, after.outcomes != UNKNOWN)
 
 
 def _nothing(count: int, hops: int) -> Recall:
@@ -148,5 +192,18 @@ def _nothing(count: int, hops: int) -> Recall:
         activations=np.empty((count, 0), np.float32),
         paths=np.empty((count, 0, hops), np.int64),
         seeds=none,
+        begun=np.empty((count, 0), np.float32),
         followed=np.zeros(count, np.bool_),
     )
+
+
+def _roots(slots: Slots, paths: Slots) -> Slots:
+    """Return the place of the seed that each of ``(N, K)`` slots was reached from, or its own."""
+    roots = np.tile(np.arange(slots.shape[1]), (len(slots), 1))
+    hops = (paths >= 0).sum(axis=2)  # (N, K)
+    row, place = np.nonzero(hops)
+    if len(row):
+        seed = paths[row, place, hops[row, place] - 1]
+        same = slots[row] == seed[:, None]
+        roots[row, place] = np.where(same.any(axis=1), same.argmax(axis=1), place)
+    return roots

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from aesg.config import AESGConfig
 from aesg.evolution import Projection
-from aesg.graph import consolidation
+from aesg.graph import consolidation, own
 from aesg.graph.arrays import ids_of
 from aesg.graph.clock import microseconds
 from aesg.graph.novelty import Experience, digest
@@ -56,7 +56,13 @@ class MemoryState(DurableState):
         return Scope(self.view, self.shortterm)
 
     def absorb(
-        self, experience: Experience, config: AESGConfig, scale: float, *, may_prune: bool
+        self,
+        experience: Experience,
+        config: AESGConfig,
+        scale: float,
+        *,
+        may_prune: bool,
+        recognises: bool,
     ) -> Ids:
         """Learn from a batch of queries.
 
@@ -69,6 +75,8 @@ class MemoryState(DurableState):
             Share of the concepts due that are born, in (0, 1]; the others stay provisional.
         may_prune : bool
             Whether births beyond ``max_concepts`` push out the weakest; else they wait.
+        recognises : bool
+            Whether concepts of the queries' own samples are re-keyed and stand for them.
 
         Returns
         -------
@@ -81,11 +89,13 @@ class MemoryState(DurableState):
             config.merge_similarity_threshold,
             self.clock.next_id,
             self.clock.tick,
+            self._own(experience, config) if recognises else None,
         )
         if len(news.entries):
             self.clock.next_id = int(news.entries["id"][-1]) + 1
             self.shortterm.append(news.entries, news.keys, news.vectors)
         self._unsaved |= bool(len(experience.keys))
+        self._rekey(experience, news.rekeyed, news.rows)
         self.shortterm.confirm(news.proved, news.counts, self.clock.tick)
         in_graph = self.view.slots(news.proved) >= 0
         self._pending.use(news.proved[in_graph], news.counts[in_graph].tolist())
@@ -104,6 +114,20 @@ class MemoryState(DurableState):
         self.rates.provisional += len(news.entries)
         self.rates.born += born
         return news.standing
+
+    @property
+    def has_origins(self) -> bool:
+        """Whether any concept is known to come from a sample."""
+        if self.shortterm.entries["origin"].any():
+            return True
+        return bool(self.view.node_count and self.view.stats.field("origin").whole().any())
+
+    def rekey(self, experience: Experience, config: AESGConfig) -> int:
+        """Re-key the concepts that are met again, and learn nothing else; return how many."""
+        found = self._own(experience, config)
+        rows = np.flatnonzero(found)
+        self._rekey(experience, found[rows], rows)
+        return len(rows)
 
     def follow(self, before: Ids | None, after: Ids) -> Ids | None:
         """Link the last concepts of one call to the first of the next.
@@ -201,6 +225,22 @@ class MemoryState(DurableState):
         self.shortterm.link(pairs)
         settled = (self._settled_only(pairs) != 0).all(axis=1)
         self._pending.link(pairs[settled], EdgeKind.SUCCESSOR)
+
+    def _own(self, experience: Experience, config: AESGConfig) -> Ids:
+        """Return the concept of its own sample that each query meets again; 0 for none."""
+        sameness = config.merge_similarity_threshold
+        found = own.match(experience, self.scope, self._origins, sameness)
+        if self._pending.deleted:
+            found[np.isin(found, ids_of(self._pending.deleted))] = 0
+        return found
+
+    def _rekey(self, experience: Experience, ids: Ids, rows: Slots) -> None:
+        """Let concepts have the keys of some queries."""
+        if len(ids):
+            keys, norms = experience.keys[rows], experience.norms[rows]
+            self.shortterm.rekey(ids, keys, norms)
+            self._pending.rekey(self.view, ids, keys, norms)
+            self._unsaved = True
 
     def _settled_only(self, ids: Ids) -> Ids:
         """Return ids with 0 for those that are neither in the graph nor about to be."""

@@ -27,6 +27,7 @@ AESG_LAYERS = (
         "aesg.interrupts",
         "aesg.losses",
         "aesg.progress",
+        "aesg.trainable",
     ),
     ("aesg.models",),
     ("aesg.nn",),

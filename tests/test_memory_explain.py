@@ -219,6 +219,9 @@ def test_what_is_not_known_is_not_judged() -> None:
     memory.remember(patterns(0, 1), [3, 4])
     explanation = memory.explain(patterns(0, 1, 0), torch.tensor([3, -100, 4]))
     assert [query.judgement is None for query in explanation.queries] == [False, True, False]
+    vectors = torch.stack([pattern(8), torch.zeros(DIM), pattern(9)])
+    of_vectors = memory.explain(patterns(0, 1, 0), vectors)
+    assert [query.judgement is None for query in of_vectors.queries] == [False, True, False]
     assert shown(explanation.queries[0], "right") == [True, False]
     assert not any(shown(explanation.queries[1], "right"))
     assert "not known what came" in str(explanation)

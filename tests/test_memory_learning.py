@@ -247,6 +247,15 @@ def test_vector_outcomes_are_what_a_concept_stands_for() -> None:
     torch.testing.assert_close(found.keys[0], pattern(0))
 
 
+def test_a_vector_outcome_without_direction_teaches_nothing() -> None:
+    memory = opened()
+    came = torch.stack([torch.zeros(DIM), 3 * pattern(9)])
+    for _ in range(3):
+        step(memory, patterns(0, 1), came)
+    assert (memory.provisional_count, born(memory), memory.rates.queries) == (0, 1, 3)
+    assert memory.recall(pattern(0)).best_cosine == 0
+
+
 @pytest.mark.parametrize(
     ("outcomes", "words"),
     [
@@ -267,7 +276,8 @@ def test_outcomes_out_of_range_are_told(outcomes: torch.Tensor, words: str) -> N
 
 
 _MISFITS: list[Any] = [
-    (torch.arange(6).reshape(3, 2), r"6 integers in a tensor of shape \(2, 3\) or \(6,\)"),
+    (torch.arange(6).reshape(3, 2), r"6 integers in a tensor of shape \(2, 3\) or \(6,\), or one "),
+    (torch.arange(3), r"or one for each sample, shape \(2,\), got shape \(3,\)"),
     (torch.arange(5), "expected 6 integers"),
     (torch.ones(2, 3), f"expected 6 vectors of width {DIM}"),
     (torch.ones(3, 2, DIM), f"expected 6 vectors of width {DIM}"),
@@ -290,6 +300,82 @@ def test_outcomes_of_another_shape_or_type_are_refused_at_once(outcomes: Any, wo
     assert values.tolist() == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (2, 1, 3), (2, 3, 1)])
+@pytest.mark.parametrize("observed", [False, True])
+def test_an_outcome_of_a_sample_is_that_of_each_of_its_queries(
+    shape: tuple[int, ...], observed: bool
+) -> None:
+    memory = opened()
+    context = memory.recall(patterns(0, 1, 2, 3, 4, 5).reshape(*shape, DIM))
+    labels = torch.tensor([7, 8])
+    memory.defer(context, None if observed else labels)
+    if observed:
+        memory.observe(labels)
+    memory.update_topology()
+    values = memory.recall(patterns(0, 1, 2, 3, 4, 5)).value_ids[:, 0]
+    assert values.tolist() == [7, 7, 7, 8, 8, 8]
+
+
+def test_a_vector_of_a_sample_is_that_of_each_of_its_queries() -> None:
+    memory = opened()
+    step(memory, patterns(0, 1, 2, 3).reshape(2, 2, DIM), 3 * patterns(8, 9))
+    found = memory.recall(patterns(0, 1, 2, 3), vectors=True)
+    torch.testing.assert_close(found.vectors[:, 0], 3 * patterns(8, 8, 9, 9))
+
+
+def test_a_label_of_a_sample_may_be_explained_and_re_keyed() -> None:
+    memory = opened()
+    queries, label = patterns(0, 1).reshape(1, 2, DIM), torch.tensor([4])
+    judged = [query.judgement for query in memory.explain(queries, label).queries]
+    assert None not in judged and len(judged) == 2
+    memory.remember(patterns(2, 3), [4, 4], origins=torch.tensor([7, 7]))
+    assert memory.rekey(queries, label, origins=torch.tensor([7])) == 2
+
+
+@pytest.mark.parametrize("expects", ["log_probs", "expected"])
+def test_a_retrieval_whose_outcome_never_came_teaches_nothing_and_says_so_once(
+    expects: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = opened()
+    told = {"log_probs": torch.full((2, 4), 0.25).log(), "expected": torch.ones(2, DIM)}[expects]
+    for _ in range(3):
+        memory.defer(memory.recall(patterns(0, 1)), **{expects: told})
+        memory.update_topology()
+    assert (memory.provisional_count, born(memory), memory.rates.queries) == (0, 0, 0)
+    (said,) = (each.getMessage() for each in caplog.records if each.levelname == "WARNING")
+    assert "call model.observe(targets) before memory.update_topology()" in said
+    memory.defer(memory.recall(patterns(0, 1)), **{expects: told})
+    memory.observe(torch.tensor([1, 2]) if expects == "log_probs" else patterns(3, 4))
+    memory.update_topology()
+    assert memory.provisional_count == 2
+
+
+@pytest.mark.parametrize(("mode", "learns"), [("TRAIN", 0), ("FINETUNE", 0), ("ONLINE", 1)])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_in_eval_mode_only_online_learns(mode: str, learns: int, at_once: bool) -> None:
+    memory = opened().eval()
+    memory.set_mode(mode)
+    if at_once:
+        memory.retrieve(patterns(0))
+    else:
+        memory.defer(memory.recall(patterns(0)))
+        memory.observe(torch.tensor([3]))
+        memory.update_topology()
+    assert (memory.provisional_count, memory.rates.queries) == (learns, learns)
+
+
+def test_what_is_validated_between_two_steps_is_not_told_what_came_in_training() -> None:
+    memory = opened()
+    model = torch.nn.ModuleDict({"memory": memory}).eval()
+    memory.defer(memory.recall(patterns(5, 6)))
+    model.train()
+    memory.defer(memory.recall(patterns(0, 1, 2)))
+    memory.observe(torch.tensor([1, 2, 3]))
+    memory.update_topology()
+    assert memory.recall(patterns(0, 1, 2)).value_ids[:, 0].tolist() == [1, 2, 3]
+    assert memory.provisional_count == 3
+
+
 def test_each_retrieval_learns_what_was_observed_after_it() -> None:
     memory = opened()
     for first in (0, 4):
@@ -298,6 +384,56 @@ def test_each_retrieval_learns_what_was_observed_after_it() -> None:
     memory.update_topology()
     values = memory.recall(patterns(0, 1, 4, 5)).value_ids[:, 0]
     assert values.tolist() == [10, 11, 14, 15]
+
+
+@pytest.mark.parametrize(
+    ("expected", "novel"), [((1, 1), 0), ((1, 0), 0), ((0, 1), 1), ((0, 0), 1)]
+)
+def test_a_vector_outcome_is_explained_as_far_as_it_was_expected(
+    expected: tuple[int, int], novel: int
+) -> None:
+    memory = opened()
+    likely = expected[0] * pattern(3) + expected[1] * pattern(4)
+    memory.defer(memory.recall(patterns(0)), 5 * patterns(3), expected=likely.unsqueeze(0))
+    memory.update_topology()
+    assert memory.provisional_count == novel
+
+
+@pytest.mark.parametrize(("wrong", "novel"), [(False, 0), (True, 1)])
+def test_what_is_expected_goes_before_what_the_memory_alone_says(wrong: bool, novel: int) -> None:
+    memory = opened()
+    memory.remember(patterns(0), patterns(0))
+    context = memory.recall(patterns(0) + 0.5 * patterns(1))
+    memory.defer(context, patterns(0), expected=patterns(4) if wrong else None)
+    memory.update_topology()
+    assert memory.provisional_count == novel
+
+
+def test_expected_vectors_keep_no_graph_alive() -> None:
+    memory = opened()
+    expected = patterns(3).requires_grad_()
+    memory.defer(memory.recall(patterns(0)), patterns(3), expected=expected)
+    (held,) = memory._deferred
+    assert held.expected is not None
+    assert not held.expected.requires_grad
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        patterns(3, 4),
+        patterns(3)[:, :5],
+        torch.tensor([3]),
+        torch.full((1, DIM), torch.nan),
+        [0.0] * DIM,
+    ],
+)
+def test_expected_vectors_that_do_not_fit_are_refused(expected: Any) -> None:
+    memory = opened()
+    with pytest.raises(AESGMemoryError, match="Expected vectors"):
+        memory.defer(memory.recall(patterns(0)), patterns(3), expected=expected)
+    memory.update_topology()
+    assert memory.rates.queries == 0
 
 
 def test_reset_state_forgets_what_waits_to_be_learned() -> None:
@@ -314,7 +450,7 @@ def test_what_waits_to_be_learned_keeps_no_graph_alive() -> None:
     query = near(0).requires_grad_()
     found = memory.recall(query)
     memory.defer(found)
-    found.aggregate().sum().backward()
+    found.aggregate().sum().backward()  # type: ignore[no-untyped-call]
     (held,) = memory._deferred
     assert not held.context.weights.requires_grad
     assert not held.context.aggregate().requires_grad

@@ -15,9 +15,10 @@ FIRST = torch.tensor([0.0, 2.0, 0.0, 0.0])
 SECOND = torch.tensor([0.0, 2.0, 1.0, 0.0])
 
 
-def met(memory: AESGMemory, outcome: Tensor) -> None:
+def met(memory: AESGMemory, outcome: Tensor, origin: int = 0) -> None:
     """Let the memory meet the query, and then what it led to."""
-    memory.defer(memory.recall(QUERY.unsqueeze(0), vectors=True))
+    origins = torch.tensor([origin])
+    memory.defer(memory.recall(QUERY.unsqueeze(0), vectors=True, origins=origins))
     memory.observe(outcome.unsqueeze(0))
     memory.update_topology()
 
@@ -65,3 +66,22 @@ def test_what_came_from_elsewhere_moves_nothing(tmp_path: Path) -> None:
         assert memory.storage.node_count == 2
         held = memory.recall(QUERY, vectors=True).vectors
         assert any(torch.equal(each, FIRST) for each in held)
+
+
+@pytest.mark.parametrize("births", [1, 100], ids=["born", "provisional"])
+@pytest.mark.parametrize("mode", ["TRAIN", "FINETUNE", "ONLINE"])
+def test_a_sample_refines_no_value_that_it_will_read_again(
+    tmp_path: Path, mode: str, births: int
+) -> None:
+    config = AESGConfig(vector_dim=4, novelty_birth_threshold=births)
+    with AESGMemory(tmp_path, config) as memory:
+        met(memory, FIRST, origin=1)
+        memory.set_mode(mode)
+        for _ in range(3):
+            met(memory, SECOND, origin=2)
+            memory.save()
+        assert torch.equal(value(memory), FIRST) == (mode != "ONLINE")
+        assert memory.provisional_count + memory.storage.node_count == 1
+        met(memory, SECOND)  # of no sample
+        memory.save()
+        assert not torch.equal(value(memory), FIRST)

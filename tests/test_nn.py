@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from aesg import AESGMemory
-from aesg.context import Found, RetrievedContext
+from aesg.context import RetrievedContext, Trace
 from aesg.nn import MemoryAttention, MemoryMixture
 from storage_backends.types import ValueKind
 from tests.memory_build import DIM, opened, patterns
@@ -34,20 +34,22 @@ def context_of(values: Values, weights: Tensor) -> RetrievedContext:
     ids = np.array([[each != -1 for each in row] for row in values], np.uint64).reshape(shape)
     integer = np.array([[each is not None for each in row] for row in values]).reshape(shape)
     dice = np.random.default_rng(1)
-    found = Found(
-        queries=np.zeros((shape[0], DIM), np.float32),
-        norms=np.ones(shape[0], np.float32),
-        ids=ids,
-        paths=np.zeros((*shape, 3), np.uint64),
-        cosines=dice.random(shape, np.float32),
-        value_kinds=np.where(integer, ValueKind.INTEGER, ValueKind.KEY).astype(np.uint8),
-        value_ids=np.array([[each or 0 for each in row] for row in values], np.int64).reshape(
-            shape
-        ),
-        vectors=None,
-        origins=np.zeros(shape[0], np.uint64),
-        followed=np.zeros(shape[0], np.bool_),
-        sequences=(shape[0], 1),
+    cosines = torch.from_numpy(dice.random(shape, np.float32))
+    kinds = np.where(integer, ValueKind.INTEGER, ValueKind.KEY).astype(np.uint8)
+    value_ids = np.array([[-1 if each is None else each for each in row] for row in values])
+    none = torch.zeros(shape[0], 0)
+    trace = Trace(
+        queries=torch.zeros(shape[0], DIM),
+        norms=torch.ones(shape[0]),
+        ids=torch.from_numpy(ids.view(np.int64)),
+        paths=torch.zeros((*shape, 3), dtype=torch.int64),
+        cosines=cosines,
+        value_kinds=torch.from_numpy(kinds),
+        value_ids=torch.from_numpy(value_ids.reshape(shape).astype(np.int64)),
+        origins=torch.zeros(shape[0], dtype=torch.int64),
+        seeds=none.long(),
+        begun=none,
+        followed=torch.zeros(shape[0], dtype=torch.bool),
     )
     mask = torch.from_numpy(ids != 0)
     return RetrievedContext(
@@ -56,9 +58,12 @@ def context_of(values: Values, weights: Tensor) -> RetrievedContext:
         mask=mask,
         activations=mask.float(),
         ages=torch.from_numpy(dice.integers(0, 9, shape)).float() * mask,
+        cosines=cosines * mask,
+        value_kinds=trace.value_kinds,
+        value_ids=trace.value_ids,
         abstract=torch.zeros(shape[0], DIM),
         abstract_weight=torch.zeros(shape[0]),
-        found=found,
+        trace=trace,
     )
 
 
@@ -171,6 +176,25 @@ def test_a_value_that_the_memory_is_sure_of_becomes_likelier_and_the_others_less
     assert out[0, 4] > uniform[0, 4]
     others = [each for each in range(VOCAB) if each != 4]
     assert (out[0, others] < uniform[0, others]).all()
+
+
+def test_the_memory_can_say_what_the_model_rules_out() -> None:
+    layer, logits = MemoryMixture(HIDDEN), torch.zeros(2, VOCAB)
+    logits[:, :5] = -torch.inf
+    logits.requires_grad_()
+    values = [[4, 6, 4], [6, 5, 6]]
+    weights = torch.tensor([[0.5, 0.2, 0.3], [0.5, 0.2, 0.3]])
+    out = layer(logits, torch.zeros(2, HIDDEN), context_of(values, weights))
+    chances = out.exp()
+    gate = layer.gate.bias.sigmoid().item()
+    alone = (1 - gate) / 2
+    wanted = torch.tensor([[0.8 * gate, alone], [0.0, alone + 0.2 * gate]])
+    assert_close(chances[:, [4, 5]], wanted, atol=1e-3, rtol=0)
+    assert_close(chances.sum(-1), torch.ones(2), atol=1e-3, rtol=0)
+    assert not chances[:, :4].any()
+    out[0, 4].backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
 
 
 def test_where_nothing_was_retrieved_the_model_speaks_alone() -> None:
@@ -289,9 +313,9 @@ def test_eval_mode_changes_no_buffer(memory: AESGMemory) -> None:
 def test_a_batch_with_nan_leaves_the_running_mean_as_it_was(memory: AESGMemory) -> None:
     layer = attention(memory)
     layer.query(torch.randn(4, HIDDEN))
-    before = layer.mean.clone()
+    before = layer.query.mean.clone()
     layer.query(torch.full((4, HIDDEN), torch.nan))
-    assert torch.equal(layer.mean, before)
+    assert torch.equal(layer.query.mean, before)
 
 
 def test_the_running_mean_follows_the_hidden_states(memory: AESGMemory) -> None:
@@ -299,8 +323,8 @@ def test_the_running_mean_follows_the_hidden_states(memory: AESGMemory) -> None:
     away = torch.linspace(-2, 2, HIDDEN)
     for _ in range(50):
         layer.query(torch.randn(16, HIDDEN) + away)
-    usual = layer.query_norm(torch.randn(2000, HIDDEN) + away).mean(0)
-    assert_close(layer.mean, usual, atol=0.1, rtol=0)
+    usual = layer.query.norm(torch.randn(2000, HIDDEN) + away).mean(0)
+    assert_close(layer.query.mean, usual, atol=0.1, rtol=0)
 
 
 def test_a_gradient_reaches_the_query_projection(memory: AESGMemory) -> None:
@@ -310,6 +334,6 @@ def test_a_gradient_reaches_the_query_projection(memory: AESGMemory) -> None:
     hidden = torch.randn(2, 3, HIDDEN)
     out = layer(hidden, memory.recall(layer.query(hidden)), torch.randn(VOCAB, HIDDEN))
     out.square().sum().backward()
-    for parameter in (layer.query_proj.weight, memory.log_scale):
+    for parameter in (layer.query.projection.weight, memory.log_scale):
         assert parameter.grad is not None
         assert parameter.grad.any()

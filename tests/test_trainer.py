@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +18,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from aesg.config import AESGConfig
 from aesg.errors import AESGTrainingError
+from aesg.memory import AESGMemory
+from aesg.models import AESGDecoderLM
 from aesg.modes import MemoryMode
+from aesg.nn import MemoryCrossAttention
 from aesg.trainer import AESGTrainer
 
 
@@ -111,7 +116,7 @@ def test_a_step_makes_its_calls_in_the_documented_order() -> None:
     )
     trainer.optimizer.register_step_post_hook(lambda *_: model.calls.append("optimizer step"))
     trainer.fit([(torch.zeros(2), torch.tensor(1))] * 3, epochs=2)
-    one_step = ["reset_state", "forward", "backward", "optimizer step", "observe [1, 1, 1]"]
+    one_step = ["reset_state", "forward", "observe [1, 1, 1]", "backward", "optimizer step"]
     assert model.calls[:14] == [*one_step, "update_topology", "save"] * 2
 
 
@@ -438,3 +443,314 @@ def test_nothing_is_printed_where_there_is_no_terminal(capfd: pytest.CaptureFixt
     assert not sys.stderr.isatty()
     AESGTrainer(model).fit(samples(4))
     assert capfd.readouterr() == ("", "")
+
+
+class Teacherforced(Classifier):
+    """Is told its targets where the trainer knows them."""
+
+    takes_targets = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[list[int] | None] = []
+
+    def forward(self, inputs: Tensor, targets: Tensor | None = None) -> Tensor:
+        self.told.append(None if targets is None else targets.tolist())
+        return super().forward(inputs)
+
+
+def test_a_model_that_takes_targets_is_told_them_but_in_predict() -> None:
+    model = Teacherforced()
+    with_memory(model)
+    trainer = AESGTrainer(model)
+    data = [(torch.zeros(2), torch.tensor(1)), (torch.ones(2), torch.tensor(1))]
+    trainer.fit(data)
+    trainer.evaluate(data)
+    trainer.predict(torch.zeros(3, 2))
+    assert model.told == [[1, 1], [1, 1], None]
+
+
+def test_copies_of_a_model_cannot_share_a_memory() -> None:
+    with pytest.raises(AESGTrainingError, match="without_memory"):
+        AESGTrainer(nn.DataParallel(classifier()[0]))
+
+
+def test_copies_of_a_model_without_memory_are_trained() -> None:
+    with pytest.warns(UserWarning, match="neural-only"):
+        trainer = AESGTrainer(nn.DataParallel(Classifier()))
+    assert len(trainer.fit(samples(4))) == 1
+
+
+class RekeyingMemory(RecordingMemory):
+    """Has keys that can follow the network."""
+
+    can_rekey = True
+
+    @contextmanager
+    def asking_only(self) -> Iterator[None]:
+        self.calls.append("asking only")
+        yield
+        self.calls.append("reads again")
+
+    def train(self, mode: bool = True) -> None:
+        self.calls.append("train" if mode else "eval")
+
+    def update_keys(self) -> None:
+        self.calls.append("update_keys")
+
+
+def rekeying(model: Classifier) -> AESGTrainer:
+    model.memory = RekeyingMemory(model.calls)
+    return AESGTrainer(model)
+
+
+def test_fit_ends_with_a_pass_that_only_re_keys() -> None:
+    model = ObservingClassifier()
+    trainer = rekeying(model)
+    trainer.fit(samples(4))
+    before = weights(model)
+    end = model.calls.index("save") + 1
+    (observed,) = {call for call in model.calls[end:] if call.startswith("observe")}
+    steps = ["train", "reset_state", "forward", observed, "update_keys", "reset_state", "save"]
+    assert model.calls[end : end + 7] == steps
+    assert model.seen == [(True, True, MemoryMode.TRAIN), (False, False, MemoryMode.TRAIN)]
+    assert all(map(torch.equal, before, weights(model)))
+    assert trainer.memory is not None
+    assert trainer.memory.mode is MemoryMode.ONLINE
+
+
+def test_a_model_that_asks_first_is_not_given_anything_while_keys_are_refreshed() -> None:
+    model = Classifier()
+    model.asks_first = True  # type: ignore[assignment]
+    rekeying(model).fit(samples(4))
+    begun, ended = (model.calls.index(each) for each in ("asking only", "reads again"))
+    assert model.calls[begun:ended].count("update_keys") == 1
+
+
+@pytest.mark.parametrize("reason", ["setting", "fixed keys", "frozen", "nothing", "iterator"])
+def test_keys_are_not_refreshed_where_that_is_not_wanted_or_of_no_use(reason: str) -> None:
+    model = Classifier()
+    trainer = rekeying(model)
+    data: Any = samples(4)
+    if reason == "setting":
+        trainer.refresh_keys = False
+    elif reason == "fixed keys":
+        model.keys_drift = False  # type: ignore[assignment]
+    elif reason == "frozen":
+        model.trunk_frozen = True  # type: ignore[assignment]
+    elif reason == "nothing":
+        model.memory.can_rekey = False  # type: ignore[union-attr]
+    else:
+        data = iter(data)
+    trainer.fit(data)
+    assert "update_keys" not in model.calls
+    assert model.calls.count("forward") == 1
+
+
+def test_a_refresh_draws_no_random_numbers() -> None:
+    drawn = []
+    for refresh in (False, True):
+        torch.manual_seed(0)
+        trainer = rekeying(Classifier())
+        trainer.refresh_keys = refresh
+        trainer.fit(loader(samples(6), batch_size=2, shuffle=True))
+        drawn.append(torch.rand(3).tolist())
+    assert drawn[0] == drawn[1]
+
+
+def test_an_interrupt_while_keys_are_refreshed_ends_the_training() -> None:
+    model = Classifier()
+    trainer = rekeying(model)
+    model.during = failing_at(2, KeyboardInterrupt())
+    losses = trainer.fit(samples(4))
+    assert len(losses) == 1
+    assert model.calls.count("save") == 2
+    assert "update_keys" not in model.calls
+    assert trainer.memory is not None
+    assert trainer.memory.mode is MemoryMode.ONLINE
+
+
+class Part(nn.Module):
+    """Has a memory, whose mode it writes down; like a layer of `aesg.nn`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+        self.modes: list[MemoryMode] = []
+        self.memory = RecordingMemory(self.calls)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls.append("forward")
+        self.modes.append(self.memory.mode)
+        return inputs
+
+
+class ObservingPart(Part):
+    def observe(self, targets: Tensor) -> None:
+        self.calls.append(f"observe {targets.tolist()}")
+
+
+def test_the_memory_of_a_part_is_trained_evaluated_and_put_back() -> None:
+    part = Part()
+    trainer = AESGTrainer(nn.Sequential(nn.Linear(2, 3), part))
+    assert trainer.memory is part.memory
+    trainer.fit(samples(4))
+    assert part.calls == ["reset_state", "forward", "update_topology", "save", "reset_state"]
+    trainer.evaluate(samples(4))
+    trainer.predict(torch.zeros(1, 2))
+    inference = MemoryMode.INFERENCE
+    assert part.modes == [MemoryMode.TRAIN, inference, inference]
+    assert part.memory.mode is MemoryMode.ONLINE
+
+
+def test_a_memory_that_several_parts_share_is_one() -> None:
+    first, second = Part(), Part()
+    second.memory = first.memory
+    assert AESGTrainer(nn.Sequential(nn.Linear(2, 3), first, second)).memory is first.memory
+
+
+def test_several_memories_are_named_unless_the_model_says_which() -> None:
+    part = Part()
+    model = nn.Sequential(nn.Linear(2, 3), part, nn.Sequential(Part()))
+    with pytest.raises(AESGTrainingError, match=r"got 2 \(1\.memory, 2\.0\.memory\): set"):
+        AESGTrainer(model)
+    model.memory = part.memory  # type: ignore[assignment]
+    assert AESGTrainer(model).memory is part.memory
+
+
+def test_the_part_that_has_the_memory_observes_where_the_model_does_not() -> None:
+    part = ObservingPart()
+    trainer = AESGTrainer(nn.Sequential(nn.Linear(2, 3), part))
+    trainer.fit([(torch.zeros(2), torch.tensor(1))] * 2)
+    assert part.calls.count("observe [1, 1]") == 1
+
+
+def test_the_model_observes_where_both_could() -> None:
+    model, part = ObservingClassifier(), ObservingPart()
+    model.part = part
+    AESGTrainer(model).fit([(torch.zeros(2), torch.tensor(1))] * 2)
+    assert "observe [1, 1]" in model.calls
+    assert "observe [1, 1]" not in part.calls
+
+
+def test_copies_of_a_model_cannot_share_the_memory_of_a_part() -> None:
+    with pytest.raises(AESGTrainingError, match="without_memory"):
+        AESGTrainer(nn.DataParallel(nn.Sequential(nn.Linear(2, 3), Part())))
+
+
+class Labelled(nn.Module):
+    """Tokens (B, T) to scores of labels (B, T, 5), with a memory in the middle."""
+
+    def __init__(self, memory: AESGMemory, *, knows: bool = False) -> None:
+        super().__init__()
+        self.knows = knows
+        self.words, self.labels = nn.Embedding(20, 16), nn.Embedding(5, 16)
+        self.read = MemoryCrossAttention(16, memory, 2, value_size=16)
+
+    def forward(self, words: Tensor) -> Tensor:
+        came = torch.full_like(words, 4) if self.knows else None
+        hidden: Tensor = self.read(self.words(words), self.labels.weight, outcomes=came)
+        return hidden @ self.labels.weight.T
+
+
+def labelled(folder: Path) -> AESGMemory:
+    torch.manual_seed(0)
+    return AESGMemory(folder, AESGConfig(vector_dim=8))
+
+
+def values_in(memory: AESGMemory) -> set[int]:
+    context = memory.recall(torch.randn(30, 8), top_k=50)
+    return set(context.value_ids[context.mask].tolist())
+
+
+def rows(count: int = 8) -> list[tuple[Tensor, Tensor]]:
+    return [(words, words % 4) for words in torch.randint(0, 20, (count, 6))]
+
+
+def test_targets_are_the_values_where_nobody_says_what_they_mean(tmp_path: Path) -> None:
+    memory = labelled(tmp_path)
+    AESGTrainer(nn.Sequential(Labelled(memory))).fit(rows(), epochs=2)
+    assert values_in(memory) == {0, 1, 2, 3}
+
+
+def test_what_the_forward_pass_knows_is_not_replaced_by_targets(tmp_path: Path) -> None:
+    memory = labelled(tmp_path)
+    AESGTrainer(Labelled(memory, knows=True)).fit(rows(), epochs=2)
+    assert values_in(memory) == {4}
+
+
+def test_a_model_around_one_with_a_memory_is_judged_without_learning(tmp_path: Path) -> None:
+    memory = AESGMemory(tmp_path, AESGConfig(vector_dim=8))
+    lm = AESGDecoderLM(20, memory, hidden_size=16, num_layers=1, nhead=2)
+    wrapper = nn.Sequential(lm, nn.Identity())
+    trainer = AESGTrainer(wrapper)
+    data = [(row[:-1], row[1:]) for row in torch.randint(0, 20, (8, 7))]
+    trainer.fit(data)
+    before = memory.provisional_count
+    assert before > 0
+    trainer.evaluate(data)
+    memory.update_topology()
+    assert memory.provisional_count == before
+
+
+def test_a_control_finds_nothing_and_teaches_nothing(tmp_path: Path) -> None:
+    memory = labelled(tmp_path)
+    model = Labelled(memory)
+    nn.init.normal_(model.read.out.weight)
+    trainer, data = AESGTrainer(model), rows()
+    trainer.fit(data, epochs=2)
+    words = data[0][0][None]
+    alone = model.words(words) @ model.labels.weight.T
+    assert not torch.allclose(trainer.predict(words), alone)
+    with memory.asking_only():
+        assert torch.equal(trainer.predict(words), alone)
+    held = memory.storage.node_count, memory.provisional_count
+    assert sum(held) > 0
+    with memory.asking_only(), memory.at_rest():
+        AESGTrainer(Labelled(memory)).fit(data)
+    memory.update_topology()
+    assert (memory.storage.node_count, memory.provisional_count) == held
+
+
+def test_targets_that_say_nothing_to_the_memory_are_refused_with_what_to_do(
+    tmp_path: Path,
+) -> None:
+    model = nn.Sequential(nn.Linear(16, 16), MemoryCrossAttention(16, labelled(tmp_path), 2))
+    data = [(torch.randn(6, 16), torch.randn(6, 16)) for _ in range(2)]
+    with pytest.raises(AESGTrainingError, match=r"`observe\(targets\)` of Sequential"):
+        AESGTrainer(model).fit(data)
+
+
+@pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss, nn.NLLLoss])
+def test_what_the_criterion_ignores_is_not_known_to_the_memory(
+    criterion: type[nn.CrossEntropyLoss] | type[nn.NLLLoss],
+) -> None:
+    model = ObservingClassifier()
+    with_memory(model)
+    trainer = AESGTrainer(model, criterion=criterion(ignore_index=0), batch_size=3)
+    data = [(torch.zeros(2), torch.tensor(i, dtype=torch.uint8)) for i in (0, 1, 2)]
+    trainer.evaluate(data, mode="ONLINE")
+    assert "observe [-100, 1, 2]" in model.calls
+
+
+def test_a_batch_of_ignored_targets_is_passed_over() -> None:
+    model = ObservingClassifier()
+    memory = with_memory(model)
+    trainer = AESGTrainer(model, batch_size=2)
+    good = [(torch.ones(2), torch.tensor(1))] * 2
+    ignored = [(torch.ones(2), torch.tensor(-100))] * 2
+    batches = loader([*good, *ignored], batch_size=2)
+    loss = trainer.evaluate(good)["loss"]
+    assert trainer.evaluate(batches)["loss"] == pytest.approx(loss)
+    assert trainer.fit(batches) == pytest.approx([loss])
+    assert model.calls.count("update_topology") == 1
+    assert memory.calls.count("observe [1, 1]") == 1
+
+
+def test_an_epoch_of_nothing_but_ignored_targets_is_refused() -> None:
+    model, _ = classifier()
+    before = weights(model)
+    data = [(torch.ones(2), torch.tensor(2))] * 3
+    with pytest.raises(AESGTrainingError, match="epoch 1: expected targets to learn from"):
+        AESGTrainer(model, criterion=nn.CrossEntropyLoss(ignore_index=2)).fit(data)
+    assert all(map(torch.equal, before, weights(model)))

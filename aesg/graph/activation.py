@@ -36,6 +36,8 @@ class Recall:
         and is all that a seed has itself. Slots in between need not be among ``slots``.
     seeds : (N, S) int64
         Slots where activation began; -1 pads.
+    begun : (N, S) float32
+        Activation that they began with; 0 where padded.
     followed : (N,) bool
         True where the seeds came along successor edges and the search was skipped.
     """
@@ -44,7 +46,29 @@ class Recall:
     activations: Floats
     paths: Slots
     seeds: Slots
+    begun: Floats
     followed: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Before:
+    """The position before the first of each of ``B`` sequences, and what came there.
+
+    Parameters
+    ----------
+    seeds : (B, S) int64
+        Slots where activation began; -1 pads.
+    begun : (B, S) float32
+        Activation that they began with.
+    outcomes : (B,) int64
+    known : (B,) bool
+        Where the outcome is known.
+    """
+
+    seeds: Slots
+    begun: Floats
+    outcomes: NDArray[np.int64]
+    known: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -86,6 +110,7 @@ def recall_sequences(
     k: int,
     settings: Spread,
     origins: Ids | None = None,
+    before: Before | None = None,
 ) -> Recall:
     """Activate concepts for the positions of sequences, following successors before searching.
 
@@ -105,6 +130,9 @@ def recall_sequences(
         Where an outcome is known.
     k, settings, origins
         As for `recall`; ``origins`` is ``(B,)``.
+    before : Before or None
+        The position that the first ones follow; None where sequences begin. Position by position
+        gives what all at once do.
 
     Returns
     -------
@@ -117,11 +145,10 @@ def recall_sequences(
     followed = np.zeros((batch, time), np.bool_)
     for t in range(time):
         if t:
-            right = _right(scope, slots[:, t - 1], outcomes[:, t - 1], known[:, t - 1])
-            active = np.where(right, activations[:, t - 1], 0)
-            slots[:, t], activations[:, t] = _successors(
-                scope, slots[:, t - 1], active, k, settings, origins
-            )
+            last = t - 1
+            before = Before(slots[:, last], activations[:, last], outcomes[:, last], known[:, last])
+        if before is not None:
+            slots[:, t], activations[:, t] = _onward(scope, before, k, settings, origins)
         followed[:, t] = slots[:, t, 0] >= 0
         lost = np.flatnonzero(~followed[:, t])
         if len(lost):
@@ -136,14 +163,15 @@ def recall_sequences(
     )
 
 
-def _right(
-    scope: Scope, slots: Slots, outcomes: NDArray[np.int64], known: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """Tell which concepts ``(B, K)`` had the value that came."""
-    match = scope.value_ids(slots) == outcomes[:, None]
+def _onward(
+    scope: Scope, before: Before, k: int, settings: Spread, origins: Ids | None
+) -> tuple[Slots, Floats]:
+    """Return the successors, ``(B, k)``, of seeds that had the value that came; -1 pads."""
+    slots = before.seeds
+    match = scope.value_ids(slots) == before.outcomes[:, None]
     integer = scope.value_kinds(slots) == ValueKind.INTEGER
-    right: NDArray[np.bool_] = match & integer & (slots >= 0) & known[:, None]
-    return right
+    right = match & integer & (slots >= 0) & before.known[:, None]
+    return _successors(scope, slots, np.where(right, before.begun, 0), k, settings, origins)
 
 
 def _successors(
@@ -163,9 +191,11 @@ def _successors(
     target = np.concatenate([chained, onward])
     heard = np.concatenate([sent[provisional], sent[~provisional][owner] * share])
     row = np.concatenate([row[provisional], row[~provisional][owner]])
+    source = np.concatenate([source[provisional], source[~provisional][owner]])
     kept = target >= 0
     if origins is not None:
-        kept &= ~scope.excluded(target, origins[row])
+        own = scope.excluded(np.stack([source, target]), origins[row])
+        kept &= ~own.any(axis=0)
     return _grouped(row[kept], target[kept], heard[kept].astype(np.float32), len(slots), k)
 
 
@@ -220,7 +250,7 @@ def _spread_from(scope: Scope, seeds: _Seeds, settings: Spread, origins: Ids | N
             settings,
             None if origins is None else origins[rows],
         )
-    return Recall(slots, activations, paths, seeds.slots, seeds.followed)
+    return Recall(slots, activations, paths, seeds.slots, seeds.activations, seeds.followed)
 
 
 def _leading(scope: Scope, in_graph: Slots, settings: Spread) -> Slots:
@@ -240,14 +270,19 @@ def _widened(
     settings: Spread,
     origins: Ids | None,
 ) -> tuple[Slots, Floats, Slots]:
-    """Spread from the seeds of some queries; return slots, activations and paths."""
+    """Spread from the seeds of some queries; return slots, activations and paths.
+
+    A query's own concepts are left out, and what activation first came to through one of them, as
+    paths tell. What it came to another way first stays, with all the activation that it got: how
+    much of that came through own concepts is not told apart.
+    """
     view, k = scope.view, slots.shape[1]
     result = spread(
         [Part(view.adjacency, view.ids, view.regions)],
         in_graph,
         activations,
         settings,
-        k if origins is None else 2 * k,  # those of the query's own origin fall away
+        k if origins is None else 2 * k,  # own concepts fall away, and what they led to
     )
     provisional = np.where(in_graph >= 0, -1, slots)
     if origins is None and (provisional < 0).all():
@@ -257,7 +292,9 @@ def _widened(
     no_paths = np.full((*provisional.shape, settings.hops), -1, np.int64)
     paths = np.concatenate([result.paths, no_paths], axis=1)
     if origins is not None:
-        slots = np.where(scope.excluded(slots, origins[:, None]), -1, slots)
+        way = np.concatenate([slots[:, :, None], paths], axis=2)
+        own = scope.excluded(way, origins[:, None, None]).any(axis=2)
+        slots = np.where(own, -1, slots)
     rank = np.where(slots >= 0, -heard, np.inf)
     order = np.lexsort((scope.ids(slots), rank), axis=1)[:, :k]
     slots = np.take_along_axis(slots, order, 1)

@@ -3,7 +3,9 @@
 A query is *novel* where model and memory together explained too little of it. A novel query
 becomes a provisional concept, unless one that is all but identical and was right stands for it
 already. A concept that was retrieved and right is confirmed (provisional) or touched (born); at
-enough confirmations a provisional concept is born.
+enough confirmations a provisional concept is born. Where a sample that was met before is met
+again, its own concepts are re-keyed to its queries, and those are confirmed whose query is still
+novel.
 """
 
 from __future__ import annotations
@@ -92,6 +94,10 @@ class Digest:
         Concepts whose vector value explained a query and moves towards what came.
     towards : (R, D) float32
         The mean of what came.
+    rekeyed : (O,) uint64
+        Concepts of the queries' own samples that were met again.
+    rows : (O,) int64
+        The query that each of them is met again in.
     """
 
     entries: NDArray[np.void]
@@ -104,6 +110,8 @@ class Digest:
     travelled: Ids
     refined: Ids
     towards: Floats
+    rekeyed: Ids
+    rows: Slots
 
 
 def digest(
@@ -112,6 +120,7 @@ def digest(
     sameness: float,
     next_id: int,
     tick: int,
+    own: Ids | None = None,
 ) -> Digest:
     """Decide what is novel, what stands for what, and what was proved right.
 
@@ -126,23 +135,25 @@ def digest(
         First concept id that is free.
     tick : int
         The present topology update.
+    own : (M,) uint64, optional
+        The concept of its own sample that each query meets again; 0 for none. Where it is given,
+        queries that have an origin refine nothing.
     """
     novel = experience.explained < novelty_threshold
     standing = _standing(experience, np.where(novel, sameness, -1.0))
-    rows = np.flatnonzero(novel & (standing == 0))
-    leader = _leaders(experience, rows, sameness)
-    own = leader == np.arange(len(rows))
-    ids = np.zeros(len(rows), np.uint64)
-    ids[own] = next_id + np.arange(own.sum(), dtype=np.uint64)
-    ids = ids[leader]
-    standing[rows] = ids
-    repeats = np.bincount(np.searchsorted(np.flatnonzero(own), leader), minlength=own.sum())
-    created = rows[own]
+    # A value that a sample moved would tell it, when it comes again, what it led to.
+    silent = novel if own is None else novel | (experience.origins != 0)
+    refined, towards = _refinement(experience, np.where(silent, np.uint64(0), standing))
+    met = np.empty(0, np.int64) if own is None else np.flatnonzero(own)
+    if own is not None:
+        standing[met] = own[met]
+    made = _made(experience, novel, standing, met, sameness, next_id)
+    created, ids = made.created, made.ids
     vectors = experience.value_vectors
-    proved, counts = np.unique(experience.found[experience.right], return_counts=True)
-    refined, towards = _refinement(experience, np.where(novel, np.uint64(0), standing))
+    right = np.append(experience.found[experience.right], made.confirmed)
+    proved, counts = np.unique(right, return_counts=True)
     return Digest(
-        entries=_entries(experience, created, ids[own], repeats, tick),
+        entries=_entries(experience, created, ids, made.repeats, tick),
         keys=experience.keys[created],
         vectors=None if vectors is None else vectors[created],
         proved=proved,
@@ -152,7 +163,46 @@ def digest(
         travelled=_travelled(experience),
         refined=refined,
         towards=towards,
+        rekeyed=standing[met],
+        rows=met,
     )
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What novel queries make: concepts ``ids`` of rows ``created``, and confirmations."""
+
+    created: Slots
+    ids: Ids
+    repeats: NDArray[np.int64]
+    confirmed: Ids
+
+
+def _made(
+    experience: Experience,
+    novel: NDArray[np.bool_],
+    standing: Ids,
+    met: Slots,
+    sameness: float,
+    next_id: int,
+) -> _Made:
+    """Let each novel query have a concept that stands for it; ``standing`` is filled in.
+
+    A query that is the same as one in which its sample's own concept is met again is that concept.
+    """
+    again = met[novel[met]]
+    rows = np.append(again, np.flatnonzero(novel & (standing == 0)))
+    leader = _leaders(experience, rows, sameness)
+    leader[: len(again)] = np.arange(len(again))
+    leads = leader == np.arange(len(rows))
+    leads[: len(again)] = False
+    ids = np.append(standing[again], np.zeros(len(rows) - len(again), np.uint64))
+    ids[leads] = next_id + np.arange(leads.sum(), dtype=np.uint64)
+    ids = ids[leader]
+    standing[rows] = ids
+    new = ids >= next_id
+    repeats = np.bincount((ids[new] - np.uint64(next_id)).astype(np.int64), minlength=leads.sum())
+    return _Made(rows[leads], ids[leads], repeats, ids[~new])
 
 
 def _refinement(experience: Experience, explained_by: Ids) -> tuple[Ids, Floats]:

@@ -30,6 +30,10 @@ from storage_backends.types import (
 )
 from storage_backends.view import View
 
+#: Cosine from which a key of the graph is left as it is: to write it again would cost more than
+#: so small a turn can matter.
+_UNMOVED = 0.999
+
 #: Kind of a use that gives an edge no kind: activation came along it and was right.
 TRAVELLED = EdgeKind(0)
 
@@ -49,6 +53,8 @@ class Pending:
         kind `TRAVELLED` only an edge that exists is strengthened.
     refined : dict of id to (D,) float32
         New vector values of concepts of the graph.
+    rekeyed : dict of id to (D,) float32
+        New raw keys of concepts of the graph.
     deleted : set-like dict of id
         Concepts to prune.
     events : list
@@ -61,6 +67,7 @@ class Pending:
     used: dict[int, int] = field(default_factory=dict)
     links: dict[tuple[int, int, EdgeKind], int] = field(default_factory=dict)
     refined: dict[int, Floats] = field(default_factory=dict)
+    rekeyed: dict[int, Floats] = field(default_factory=dict)
     deleted: dict[int, None] = field(default_factory=dict)
     events: list[tuple[int, int, int, int, float]] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
@@ -72,7 +79,7 @@ class Pending:
     def changes(self) -> int:
         """Number of changes of the graph; the others are events alone."""
         used = len(self.used) + len(self.refined) + len(self.links)
-        return len(self.born) + used + len(self.deleted)
+        return len(self.born) + used + len(self.deleted) + len(self.rekeyed)
 
     def use(self, ids: Ids, counts: Iterable[int]) -> None:
         """Count uses of concepts of the graph."""
@@ -89,6 +96,29 @@ class Pending:
                     value = view.value_vectors[slot]
                 if value is not None:
                     self.refined[concept_id] = value + np.float32(share) * (target - value)
+
+    def rekey(self, view: View, ids: Ids, keys: Floats, norms: Floats) -> None:
+        """Give concepts of the graph other keys, where those have moved; others are ignored.
+
+        Parameters
+        ----------
+        view : View
+        ids : (M,) uint64
+        keys : (M, D) float32
+            Unit vectors.
+        norms : (M,) float32
+            Length of the raw keys.
+        """
+        slots = view.slots(ids)
+        held = np.flatnonzero(slots >= 0)
+        if not len(held):
+            return
+        turned = (view.keys[slots[held]] * keys[held]).sum(axis=1) < _UNMOVED
+        for concept_id in ids[held[~turned]].tolist():
+            self.rekeyed.pop(concept_id, None)
+        moved = held[turned]
+        raw = keys[moved] * norms[moved][:, None]
+        self.rekeyed.update(zip(ids[moved].tolist(), raw, strict=True))
 
     def link(self, pairs: Ids, kind: EdgeKind) -> None:
         """Count uses of directed edges, ``(L, 2)`` ids."""
@@ -151,9 +181,9 @@ class Pending:
         for concept_id in deleted[view.slots(deleted) >= 0].tolist():
             draft.delete(concept_id)
         draft.put_concepts(new)
-        refined = self._refined(view, deleted)
-        if refined is not None:
-            draft.put_concepts(refined)
+        moved = self._moved(view, deleted)
+        if moved is not None:
+            draft.put_concepts(moved)
         self._put_uses(draft, deleted)
         joined = self._put_rows(draft, shortterm, new.ids, called_for, most_edges)
         for concept_id in new.ids.tolist():
@@ -164,19 +194,25 @@ class Pending:
         earlier = np.array(self.events, EVENT)
         return replace(batch, events=np.concatenate([earlier, batch.events], dtype=EVENT))
 
-    def _refined(self, view: View, deleted: Ids) -> Concepts | None:
-        """Return the concepts whose values moved, as they are to be."""
-        ids = ids_of(self.refined)
-        kept = (view.slots(ids) >= 0) & ~np.isin(ids, deleted)
-        if not kept.any():
+    def _moved(self, view: View, deleted: Ids) -> Concepts | None:
+        """Return the concepts whose keys or values moved, as they are to be."""
+        ids = ids_of(dict.fromkeys([*self.refined, *self.rekeyed]))
+        ids = ids[(view.slots(ids) >= 0) & ~np.isin(ids, deleted)]
+        if not len(ids):
             return None
-        slots = view.slots(ids[kept])
+        slots = view.slots(ids)
+        keys, held = view.raw_keys(slots), view.value_vectors
+        vectors = None if held is None else held[slots]
+        for row, concept_id in enumerate(ids.tolist()):
+            keys[row] = self.rekeyed.get(concept_id, keys[row])
+            if vectors is not None:
+                vectors[row] = self.refined.get(concept_id, vectors[row])
         return Concepts(
-            ids=ids[kept],
-            keys=view.raw_keys(slots),
+            ids=ids,
+            keys=keys,
             value_kinds=view.value_kinds[slots],
             value_ids=view.value_ids[slots],
-            value_vectors=np.stack([self.refined[each] for each in ids[kept].tolist()]),
+            value_vectors=vectors,
             stats=view.stats[slots],
         )
 

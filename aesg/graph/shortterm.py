@@ -140,6 +140,22 @@ class ShortTermMemory:
             values = self.vectors[rows[held]]
             self.vectors[rows[held]] = values + np.float32(share) * (towards[held] - values)
 
+    def rekey(self, ids: Ids, keys: Floats, norms: Floats) -> None:
+        """Give concepts other keys; ids that are not held are ignored.
+
+        Parameters
+        ----------
+        ids : (M,) uint64
+        keys : (M, D) float32
+            Unit vectors.
+        norms : (M,) float32
+            Length of the raw keys.
+        """
+        rows = self.find(ids)
+        held = rows >= 0
+        self.keys[rows[held]] = keys[held]
+        self.entries["norm"][rows[held]] = norms[held]
+
     def link(self, pairs: Ids) -> None:
         """Note that concepts followed one another, ``(L, 2)`` ids in order of time."""
         before, after = self.find(pairs[:, 0]), self.find(pairs[:, 1])

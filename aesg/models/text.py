@@ -1,33 +1,55 @@
-"""Text models."""
+"""The causal Transformer with a memory."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aesg.errors import AESGConfigError, AESGTrainingError
+from aesg.context import RetrievedContext
 from aesg.learning import UNKNOWN
 from aesg.memory import AESGMemory
-from aesg.models.base import TEXT_SIZES, AESGModel, Size, check_positive, make_memory
+from aesg.models._block import DROPOUT, EMBEDDING_STD, Block, KeyValues, check_heads, positions
+from aesg.models._sampling import Sampling, check_eos
+from aesg.models._text_model import TextModel
+from aesg.models.base import check_positive
 from aesg.nn import MemoryAttention, MemoryMixture
 from aesg.nn.mixture import log_probabilities
+from aesg.nn.origins import origins_of
+from aesg.nn.query import check_query_every
 
 _TOP_K = 32
-_DROPOUT = 0.1
-_EMBEDDING_STD = 0.02  # the embedding is the output projection too
 
 
-class AESGDecoderLM(AESGModel):
+@dataclass
+class _Seen:
+    """What a generation keeps of the positions behind it.
+
+    Parameters
+    ----------
+    caches : list of KeyValues
+        One for each block.
+    context : RetrievedContext or None
+        Of the positions that asked last; None before the first and without memory.
+    """
+
+    caches: list[KeyValues]
+    context: RetrievedContext | None = None
+
+    @property
+    def length(self) -> int:
+        """Positions so far."""
+        return self.caches[0].length
+
+
+class AESGDecoderLM(TextModel):
     """A causal Transformer language model that remembers what came next.
 
-    Every position queries the memory from its hidden state behind the last self-attention. The
+    Positions query the memory from their hidden states behind the last self-attention. The
     values of the retrieved concepts, tokens that followed similar states, are attended to, added
     to the hidden state and mixed into the output distribution. A position never sees concepts
     born from its own sequence.
@@ -41,15 +63,18 @@ class AESGDecoderLM(AESGModel):
         ``hidden_size`` is divisible by ``nhead``.
     top_k : int
         Concepts retrieved for each position.
+    query_every : int
+        Positions from one that asks to the next: 1 lets all ask.
     memory_dropout : float
-        Share of training batches that run without the memory, so that the network does not come
-        to lean on it, in [0, 1).
+        As for `TextModel`.
 
     Raises
     ------
     AESGConfigError
-        If a size is out of range.
+        If a parameter is out of range.
     """
+
+    asks_first: bool = True
 
     def __init__(
         self,
@@ -60,70 +85,25 @@ class AESGDecoderLM(AESGModel):
         num_layers: int = 1,
         nhead: int = 4,
         top_k: int = _TOP_K,
+        query_every: int = 1,
         memory_dropout: float = 0.3,
     ) -> None:
-        check_positive(vocab_size=vocab_size, hidden_size=hidden_size, num_layers=num_layers)
-        check_positive(nhead=nhead, top_k=top_k)
-        if hidden_size % nhead:
-            raise AESGConfigError(
-                f"hidden_size must be divisible by nhead: got {hidden_size} and {nhead}"
-            )
-        if not 0 <= memory_dropout < 1:
-            raise AESGConfigError(f"memory_dropout: got {memory_dropout}, expected [0, 1)")
-        super().__init__(memory)
-        self.vocab_size = vocab_size
-        self.memory_dropout = memory_dropout
+        check_positive(num_layers=num_layers, top_k=top_k)
+        check_heads(hidden_size, nhead)
+        check_query_every(query_every, causal=True)
+        super().__init__(vocab_size, memory, memory_dropout=memory_dropout)
+        self.query_every = query_every
         self.embedding = nn.Embedding(vocab_size, hidden_size)
-        nn.init.normal_(self.embedding.weight, std=_EMBEDDING_STD)
-        self.dropout = nn.Dropout(_DROPOUT)
-        self.blocks = nn.ModuleList(_Block(hidden_size, nhead) for _ in range(num_layers))
+        nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.blocks = nn.ModuleList(Block(hidden_size, nhead) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_size)
-        self.memory_attention = MemoryAttention(hidden_size, memory, top_k)
+        self.memory_attention = MemoryAttention(hidden_size, memory, top_k, every=query_every)
         self.mixture = MemoryMixture(hidden_size)
 
-    @classmethod
-    def small(
-        cls, vocab_size: int, storage_dir: str | os.PathLike[str] | None = None, **config: Any
-    ) -> AESGDecoderLM:
-        """128 hidden, 1 layer, 4 heads, 64-d memory; ``config`` are fields of `AESGConfig`."""
-        return cls._preset("small", vocab_size, storage_dir, config)
-
-    @classmethod
-    def medium(
-        cls, vocab_size: int, storage_dir: str | os.PathLike[str] | None = None, **config: Any
-    ) -> AESGDecoderLM:
-        """256 hidden, 2 layers, 8 heads, 128-d memory; ``config`` are fields of `AESGConfig`."""
-        return cls._preset("medium", vocab_size, storage_dir, config)
-
-    @classmethod
-    def large(
-        cls, vocab_size: int, storage_dir: str | os.PathLike[str] | None = None, **config: Any
-    ) -> AESGDecoderLM:
-        """512 hidden, 4 layers, 16 heads, 256-d memory; ``config`` are fields of `AESGConfig`."""
-        return cls._preset("large", vocab_size, storage_dir, config)
-
-    @classmethod
-    def _preset(
-        cls,
-        name: str,
-        vocab_size: int,
-        storage_dir: str | os.PathLike[str] | None,
-        config: dict[str, Any],
-    ) -> AESGDecoderLM:
-        check_positive(vocab_size=vocab_size)
-        size: Size = TEXT_SIZES[name]
-        return cls(
-            vocab_size,
-            make_memory(size, storage_dir, config),
-            hidden_size=size.hidden_size,
-            num_layers=size.num_layers,
-            nhead=size.nhead,
-        )
-
-    def memory_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters of memory, query, injection and gate."""
-        parts = (self.memory, self.memory_attention, self.mixture)
-        return [parameter for part in parts for parameter in part.parameters()]
+    def memory_parts(self) -> tuple[nn.Module, ...]:
+        """Return query, injection and gate."""
+        return (self.memory_attention, self.mixture)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the log-probabilities of the next token, which serve as logits.
@@ -145,24 +125,89 @@ class AESGDecoderLM(AESGModel):
         tokens = self._checked(tokens)
         hidden = self._encoded(tokens)
         query = self.memory_attention.query(hidden)
-        if not self._uses_memory():
-            return log_probabilities(self._logits(self._last.transform(hidden)))
-        outcomes = F.pad(tokens[:, 1:], (0, 1), value=UNKNOWN)  # the input says what came next
+        if not self.uses_memory():
+            return self._alone(hidden)
+        outcomes = self._known(tokens)
         context = self.memory.recall(
             query,
             outcomes=outcomes,
             top_k=self.memory_attention.top_k,
-            origins=_origins(tokens),
+            origins=origins_of(tokens),
             vectors=False,
         )
-        hidden = self.memory_attention(hidden, context, self.embedding.weight)
-        hidden = self._last.transform(hidden)
-        log_probs: Tensor = self.mixture(self._logits(hidden), hidden, context)
-        self.memory.defer(context, outcomes, log_probs)
+        log_probs, asked = self._together(hidden, context)
+        self.memory.defer(context, outcomes, asked)
         return log_probs
 
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: Tensor,
+        max_new_tokens: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        eos: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Continue token sequences, reading the memory and never writing it.
+
+        Keys and values of the self-attention are kept, so that each new token costs one position.
+        Successors of the concepts that were right are followed from token to token. Dropout is
+        off.
+
+        Parameters
+        ----------
+        prompt : (B, S) integer tensor
+        max_new_tokens : int
+            At least 1.
+        temperature : float
+            At least 0; 0 takes the likeliest token.
+        top_k : int
+            Draw among this many of the likeliest tokens; 0 among all.
+        top_p : float
+            Of those, draw among the fewest that hold this share of the probability, in (0, 1]
+            (Holtzman et al., 2020, "The curious case of neural text degeneration").
+        eos : int, optional
+            Token that ends a sequence; it fills the rest of those that end before others.
+        generator : torch.Generator, optional
+            On the device of the model.
+
+        Returns
+        -------
+        (B, S + N) int64 tensor
+            The prompt and at most ``max_new_tokens`` more.
+
+        Raises
+        ------
+        AESGTrainingError
+            If the prompt is no batch of tokens.
+        AESGConfigError
+            If another argument is out of range.
+        """
+        check_positive(max_new_tokens=max_new_tokens)
+        draw = Sampling(temperature, top_k, top_p, generator)
+        check_eos(eos, self.vocab_size)
+        prompt, training = self._checked(prompt), self.training
+        self.eval()
+        try:
+            return self._continued(prompt, max_new_tokens, draw, eos)
+        finally:
+            self.train(training)
+
+    def outcomes(self, targets: Tensor) -> Tensor:
+        """Return the targets ``(B, T)`` of the positions that ask, ``(B, T')``.
+
+        Raises
+        ------
+        AESGTrainingError
+            If they are no integers of shape ``(B, T)``.
+        """
+        return self._asked(self._each(targets))
+
     def queries(self, tokens: Tensor) -> Tensor:
-        """Return the query that each position puts to the memory.
+        """Return the queries that positions put to the memory.
 
         Parameters
         ----------
@@ -170,105 +215,84 @@ class AESGDecoderLM(AESGModel):
 
         Returns
         -------
-        (B, T, D) tensor
+        (B, T', D) tensor
+            Of every position, or of every ``query_every``-th from the first on.
 
         Raises
         ------
         AESGTrainingError
             As for `forward`.
         """
-        return self.memory_attention.query(self._encoded(self._checked(tokens)))
+        query: Tensor = self.memory_attention.query(self._encoded(self._checked(tokens)))
+        return query
 
-    def _encoded(self, tokens: Tensor) -> Tensor:
-        """Return the hidden states behind the last self-attention, ``(B, T, H)``."""
+    def _encoded(self, tokens: Tensor, seen: _Seen | None = None) -> Tensor:
+        """Return the hidden states behind the last self-attention, ``(B, T, H)``.
+
+        With ``seen``, those of tokens that follow what was seen.
+        """
         hidden = self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim)
-        hidden = self.dropout(hidden + _positions(hidden))
-        for block in self.blocks[:-1]:
-            hidden = block(hidden)
-        return self._last.attend(hidden)
+        hidden = self.dropout(hidden + positions(hidden, seen.length if seen else 0))
+        caches = seen.caches if seen else [None] * len(self.blocks)
+        for block, cache in zip(self.blocks[:-1], caches, strict=False):
+            hidden = block(hidden, cache)
+        return self._last.attend(hidden, caches[-1])
 
-    @property
-    def _last(self) -> _Block:
-        return cast(_Block, self.blocks[-1])
+    def _known(self, tokens: Tensor) -> Tensor:
+        """Return what the input says came next where positions ask, ``(B, T')``."""
+        return self._asked(F.pad(tokens[:, 1:], (0, 1), value=UNKNOWN))
 
-    def _checked(self, tokens: Tensor) -> Tensor:
-        """Return tokens as int64, so that their origin does not depend on the type they came in."""
-        dtype = tokens.dtype
-        integer = not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
-        if tokens.ndim != 2 or not integer or not tokens.numel():
-            raise AESGTrainingError(
-                f"Tokens: expected integers of shape (batch, time), at least one of each, "
-                f"got {dtype} of shape {tuple(tokens.shape)}"
-            )
-        tokens = tokens.long()
-        least, most = (int(bound) for bound in tokens.aminmax())
-        if least < 0 or most >= self.vocab_size:
-            raise AESGTrainingError(
-                f"Token out of range: expected 0 to {self.vocab_size - 1}, "
-                f"got {least if least < 0 else most}"
-            )
+    def _asked(self, tokens: Tensor) -> Tensor:
+        return self.memory_attention.query.at_places(tokens)
+
+    def _alone(self, hidden: Tensor) -> Tensor:
+        """Return what the network says without the memory, ``(B, T, V)``."""
+        return log_probabilities(self._logits(self._last.transform(hidden)))
+
+    def _together(self, hidden: Tensor, context: RetrievedContext) -> tuple[Tensor, Tensor]:
+        """Return what network and memory say, ``(B, T, V)``, and of it the places that asked."""
+        asking = self.memory_attention.query
+        read = self.memory_attention(asking.at_places(hidden), context, self.embedding.weight)
+        hidden = self._last.transform(asking.put(hidden, read))
+        logits = self._logits(hidden)
+        self._keep_own(lambda: log_probabilities(logits))
+        return self.mixture.where_asked(asking, logits, hidden, context)
+
+    def _continued(self, prompt: Tensor, count: int, draw: Sampling, eos: int | None) -> Tensor:
+        """Return the prompt and at most ``count`` tokens more."""
+        start = prompt.shape[1]
+        tokens = F.pad(prompt, (0, count))
+        seen = _Seen([KeyValues(start + count) for _ in self.blocks])
+        ended = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
+        for place in range(start, start + count):
+            token = draw(self._next(tokens[:, :place], seen))
+            if eos is not None:
+                token = token.masked_fill(ended, eos)
+                ended = token == eos
+            tokens[:, place] = token
+            if eos is not None and bool(ended.all()):
+                return tokens[:, : place + 1]
         return tokens
 
-    def _uses_memory(self) -> bool:
-        if not self.memory_enabled:
-            return False
-        if not self.training or self.trunk_frozen:  # a frozen trunk cannot come to lean on it
-            return True
-        return float(torch.rand(())) >= self.memory_dropout
+    def _next(self, tokens: Tensor, seen: _Seen) -> Tensor:
+        """Return the log-probabilities behind tokens ``(B, T)`` of which some are new."""
+        place = seen.length
+        hidden = self._encoded(tokens[:, place:], seen)
+        if not self.memory_enabled or place % self.query_every:
+            return self._alone(hidden[:, -1:])[:, 0]
+        before = seen.context
+        seen.context = self.memory.recall(
+            self.memory_attention.query(hidden),
+            outcomes=self._known(tokens) if before is None else None,
+            after=None if before is None else (before, tokens[:, place - self.query_every + 1]),
+            top_k=self.memory_attention.top_k,
+            vectors=False,
+        )
+        return self._together(hidden, seen.context)[0][:, -1]
+
+    @property
+    def _last(self) -> Block:
+        return cast(Block, self.blocks[-1])
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return F.linear(self.norm(hidden), self.embedding.weight)
-
-
-class _Block(nn.Module):
-    """A pre-norm Transformer block whose two halves are called apart."""
-
-    def __init__(self, hidden_size: int, nhead: int) -> None:
-        super().__init__()
-        self.nhead = nhead
-        self.attention_norm = nn.LayerNorm(hidden_size)
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
-        self.attention_out = nn.Linear(hidden_size, hidden_size)
-        self.transform_norm = nn.LayerNorm(hidden_size)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(hidden_size, 4 * hidden_size),
-            nn.GELU(),
-            nn.Linear(4 * hidden_size, hidden_size),
-        )
-        self.dropout = nn.Dropout(_DROPOUT)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Both halves, ``(B, T, H)``."""
-        return self.transform(self.attend(hidden))
-
-    def attend(self, hidden: Tensor) -> Tensor:
-        """Causal self-attention, ``(B, T, H)``."""
-        batch, time, width = hidden.shape
-        qkv = self.qkv(self.attention_norm(hidden)).view(batch, time, 3, self.nhead, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, nhead, T, H / nhead) each
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        update: Tensor = self.attention_out(mixed.transpose(1, 2).reshape(batch, time, width))
-        return hidden + cast(Tensor, self.dropout(update))
-
-    def transform(self, hidden: Tensor) -> Tensor:
-        """Position-wise feed-forward network, ``(B, T, H)``."""
-        update: Tensor = self.feed_forward(self.transform_norm(hidden))
-        return hidden + cast(Tensor, self.dropout(update))
-
-
-def _positions(hidden: Tensor) -> Tensor:
-    """Sinusoidal positions ``(T, H)`` (Vaswani et al., 2017, section 3.5)."""
-    _, time, width = hidden.shape
-    rate = torch.exp(
-        torch.arange(0, width, 2, device=hidden.device) * (-math.log(10_000.0) / width)
-    )
-    angle = torch.arange(time, device=hidden.device).unsqueeze(1) * rate
-    table = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
-    return table[:, :width].to(hidden.dtype)
-
-
-def _origins(tokens: Tensor) -> Tensor:
-    """Return a 64-bit hash of each token row, ``(B,)`` int64."""
-    rows = tokens.detach().cpu().numpy()
-    digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows]
-    return torch.from_numpy(np.frombuffer(b"".join(digests), np.int64).copy())

@@ -6,10 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from aesg.context import RetrievedContext
+from aesg.nn.query import MemoryQuery
 
 _LEAST_GATE = 0.01
 _FIRST_BIAS = -2.0
 _FEATURES = 6
+
+#: Log-probability that stands for none at all: minus infinity times a closed gate is not a number.
+_NEVER = -1e3
 
 
 class MemoryMixture(nn.Module):
@@ -47,12 +51,13 @@ class MemoryMixture(nn.Module):
         -------
         (..., V) tensor
             ``log p``, float32 at least; exactly ``log_softmax(logits)`` where nothing was
-            retrieved.
+            retrieved, but for a finite number in place of minus infinity.
         """
         log_model = log_probabilities(logits)
         ids = context.value_ids
         if not ids.shape[-1]:
             return log_model + 0 * self.gate.bias  # still differentiable where the rest is frozen
+        log_model = log_model.masked_fill(log_model.isneginf(), _NEVER)
         expressible = (ids >= 0) & (ids < logits.shape[-1])
         weights = context.weights.masked_fill(~expressible, 0.0).to(log_model.dtype)
         ids = ids.masked_fill(~expressible, 0)
@@ -64,6 +69,30 @@ class MemoryMixture(nn.Module):
         gain = torch.logaddexp(at_values + left.log(), heard) - at_values - left.log()
         gain = gain.masked_fill(~first | (shares <= 0), 0.0)
         return (log_model + left.log()).scatter_add(-1, ids, gain)
+
+    def where_asked(
+        self, query: MemoryQuery, logits: Tensor, hidden: Tensor, context: RetrievedContext
+    ) -> tuple[Tensor, Tensor]:
+        """Mix where positions asked, and let the model speak alone elsewhere.
+
+        Parameters
+        ----------
+        query : MemoryQuery
+            That asked for the positions ``T'`` among ``T``.
+        logits : (B, T, V) tensor
+        hidden : (B, T, H) tensor
+        context : RetrievedContext
+            ``(B, T', K)``.
+
+        Returns
+        -------
+        (B, T, V) tensor, (B, T', V) tensor
+            Log-probabilities of all positions, and of those that asked, for `AESGMemory.defer`.
+        """
+        asked: Tensor = self(query.at_places(logits), query.at_places(hidden), context)
+        if query.every == 1:
+            return asked, asked
+        return query.put(log_probabilities(logits), asked), asked
 
     def _gate(
         self,

@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given, settings
 from numpy.typing import NDArray
 
-from aesg.graph.activation import ALL_KINDS, WITHIN, Recall, recall, recall_sequences
+from aesg.graph.activation import (
+    ALL_KINDS,
+    WITHIN,
+    Before,
+    Recall,
+    recall,
+    recall_sequences,
+)
 from aesg.graph.scope import Scope
 from aesg.graph.shortterm import ShortTermMemory
 from storage_backends.adjacency import Slots
@@ -174,6 +181,7 @@ def test_each_position_follows_what_was_right_or_searches(
     got = recall_sequences(scope, queries, outcomes, known, k, STILL, origins)
     assert (got.paths == -1).all()
     np.testing.assert_array_equal(got.seeds, got.slots)
+    np.testing.assert_array_equal(got.begun, got.activations)
     for row in range(batch):
         pairs = zip(outcomes[row].tolist(), known[row], strict=True)
         came = [each if sure else None for each, sure in pairs]
@@ -209,7 +217,7 @@ def test_a_position_knows_nothing_of_its_own_outcome_and_later_ones(seed: int, t
     spreading = Spread(hops=2, decay=0.5, kinds=WITHIN)
     one = recall_sequences(scope, queries, outcomes, known, 4, spreading)
     other = recall_sequences(scope, queries, changed, unsure, 4, spreading)
-    for name in ("slots", "activations", "paths", "seeds", "followed"):
+    for name in ("slots", "activations", "paths", "seeds", "begun", "followed"):
         a, b = getattr(one, name), getattr(other, name)
         shape = (2, 5, *a.shape[1:])
         np.testing.assert_array_equal(a.reshape(shape)[:, : t + 1], b.reshape(shape)[:, : t + 1])
@@ -234,6 +242,27 @@ def test_a_sequence_reads_the_same_alone_and_in_a_batch(seed: int) -> None:
         np.testing.assert_array_equal(alone.slots, together.slots[part])
         np.testing.assert_array_equal(alone.followed, together.followed[part])
         np.testing.assert_allclose(alone.activations, together.activations[part], atol=1e-6)
+
+
+@settings(max_examples=50)
+@given(seed=_seeds, k=st.integers(1, 6))
+def test_position_by_position_gives_what_all_at_once_do(seed: int, k: int) -> None:
+    dice = np.random.default_rng(seed)
+    scope, time = random_world(dice).scope(), 5
+    queries = unit(range(1000, 1000 + 3 * time)).reshape(3, time, DIM)
+    outcomes, known = dice.integers(0, 3, (3, time)), dice.random((3, time)) < 0.9
+    origins = np.array([1, 0, 2], np.uint64)
+    spreading = Spread(hops=2, decay=0.5, kinds=WITHIN)
+    whole = recall_sequences(scope, queries, outcomes, known, k, spreading, origins)
+    before = None
+    for t in range(time):
+        at = slice(t, t + 1)
+        step = recall_sequences(
+            scope, queries[:, at], outcomes[:, at], known[:, at], k, spreading, origins, before
+        )
+        for name in ("slots", "activations", "paths", "seeds", "begun", "followed"):
+            np.testing.assert_array_equal(getattr(step, name), getattr(whole, name)[t::time])
+        before = Before(step.seeds, step.begun, outcomes[:, t], known[:, t])
 
 
 def read_line(world: World, start: int, outcomes: list[int]) -> tuple[list[int], list[bool]]:
@@ -339,6 +368,51 @@ def test_spreading_leaves_out_concepts_of_the_own_origin() -> None:
         assert {each for each, _ in _row(scope, got) if each} == seen
 
 
+def _hiding() -> tuple[World, int, int]:
+    """Return a world in which 3 leads to 4, of origin 8, and 4 to a third; the second and third.
+
+    The second is more like 3, so that of two seeds the third is none.
+    """
+    second, third = sorted([6, 7], key=lambda each: -float(unit([each])[0] @ unit([3])[0]))
+    along = int(EdgeKind.VALUE)
+    edges = {3: [(4, 1.0, along)], 4: [(third, 1.0, along)]}
+    return World([3, 4, 6, 7], edges=edges, origins={4: 8}), second, third
+
+
+def test_what_only_an_own_concept_leads_to_is_left_out() -> None:
+    world, second, third = _hiding()
+    scope, loud = world.scope(), Spread(hops=2, decay=2.0, kinds=ALL_KINDS)
+    for origin, seen in ((8, {3, second}), (9, {4, third})):
+        got = recall(scope, unit([3]), 2, loud, np.array([origin], np.uint64))
+        assert set(scope.ids(got.slots[0]).tolist()) == seen
+        assert (4 in scope.ids(got.paths)) == (origin == 9)
+
+
+@pytest.mark.parametrize("held", [4, 54], ids=["graph", "provisional"])
+def test_an_own_concept_leads_a_sequence_nowhere(held: int) -> None:
+    follow = int(EdgeKind.SUCCESSOR)
+    world = World([4, 6, 54], {4: [(6, 1.0, follow)]}, next={54: 6}, origins={4: 8, 54: 8})
+    scope = world.scope()
+    before = Before(
+        seeds=scope.find(np.array([[held]], np.uint64)),
+        begun=np.ones((1, 1), np.float32),
+        outcomes=np.array([held % 3]),
+        known=np.array([True]),
+    )
+    for origin in (8, 9):
+        got = recall_sequences(
+            scope,
+            unit([1000]).reshape(1, 1, DIM),
+            np.array([[0]]),
+            np.array([[False]]),
+            3,
+            STILL,
+            np.array([origin], np.uint64),
+            before,
+        )
+        assert got.followed.tolist() == [origin == 9]
+
+
 def test_paths_lead_back_to_a_seed_also_through_what_did_not_stay() -> None:
     along = int(EdgeKind.VALUE)
     world = World([3, 4, 6], edges={3: [(4, 1.0, along)], 4: [(6, 1.0, along)]})
@@ -388,6 +462,7 @@ def test_every_step_of_a_path_is_an_edge_and_its_first_is_a_seed(
             assert path[0] in seeds[row]
             assert (len(path) == 1) == (path[-1] in seeds[row])
             assert legal_path(world, path, kinds)
+            assert not any(world.hidden(each, 0 if own is None else int(own[row])) for each in path)
 
 
 def test_an_old_successor_edge_leads_less_far_than_a_fresh_one() -> None:

@@ -252,6 +252,51 @@ def test_a_large_batch_is_told_apart_block_by_block(monkeypatch: pytest.MonkeyPa
     assert parted.entries["confirmations"].tolist() == [2, 1, 2, 1, 1]
 
 
+def digested_again(met: Experience, *own: int) -> Digest:
+    return digest(met, THRESHOLD, SAMENESS, NEXT_ID, TICK, np.array(own, np.uint64))
+
+
+def test_a_novel_query_confirms_its_own_concept_and_an_explained_one_only_re_keys_it() -> None:
+    made = digested_again(experience([0, 90, 180], explained=[0, 1, 0]), 5, 6, 0)
+    assert made.entries["id"].tolist() == [NEXT_ID]
+    assert made.standing.tolist() == [5, 6, NEXT_ID]
+    assert made.rekeyed.tolist() == [5, 6]
+    assert made.rows.tolist() == [0, 1]
+    assert (made.proved.tolist(), made.counts.tolist()) == ([5], [1])
+
+
+def test_repeats_of_a_query_that_meets_its_own_concept_confirm_that_one() -> None:
+    made = digested_again(experience([1, 90, 0, 2], values=[3, 3, 3, 4]), 0, 0, 5, 0)
+    assert made.standing.tolist() == [5, NEXT_ID, 5, NEXT_ID + 1]
+    assert made.entries["confirmations"].tolist() == [1, 1]
+    assert made.entries["norm"].tolist() == [2, 4]
+    assert (made.proved.tolist(), made.counts.tolist()) == ([5], [2])
+
+
+def test_concepts_met_again_are_linked_in_order_of_time() -> None:
+    met = experience([0, 90, 180], explained=[1, 0, 0], previous=[-1, 0, 1])
+    assert digested_again(met, 5, 6, 0).links.tolist() == [[5, 6], [6, NEXT_ID]]
+
+
+def test_the_concept_that_explained_is_refined_and_not_the_one_met_again() -> None:
+    met = experience(
+        [0], explained=[1], vectors=circle(60), found=[[9]], cosines=[[0.7]], right=[[True]]
+    )
+    of_no_sample = replace(met, origins=np.zeros(1, np.uint64))
+    for asking, refined in ((met, []), (of_no_sample, [9])):
+        made = digested_again(asking, 5)
+        assert made.refined.tolist() == refined
+        assert made.standing.tolist() == [5]
+
+
+def test_nothing_met_again_is_as_without_concepts_of_its_own() -> None:
+    met = experience([0, 90, 1], explained=[0, 0.9, 0], previous=[-1, 0, 1])
+    again, plain = digested_again(met, 0, 0, 0), digested(met)
+    assert again.standing.tolist() == plain.standing.tolist()
+    assert again.entries.tolist() == plain.entries.tolist()
+    assert len(again.rekeyed) == len(plain.rekeyed) == 0
+
+
 def test_nothing_met_is_nothing_learned() -> None:
     made = digested(experience([]))
     for column in (made.entries, made.keys, made.proved, made.counts, made.standing, made.links):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -11,9 +13,9 @@ from aesg.graph.clock import Clock
 from aesg.graph.edges import EDGE_DECAY
 from aesg.graph.pending import TRAVELLED, Pending, newborn
 from aesg.graph.shortterm import ShortTermMemory
-from storage_backends.types import EdgeKind, EventType, WriteBatch
+from storage_backends.types import EdgeKind, EventType, ValueKind, WriteBatch
 from storage_backends.view import View
-from tests.graph.build import DIM, engine, unit, view, window
+from tests.graph.build import DIM, concepts, engine, unit, view, window
 from tests.storage.build import ids
 
 CLOCK = Clock(next_id=90, epoch=4, tick=33)
@@ -87,6 +89,58 @@ def test_a_batch_can_be_made_twice() -> None:
     assert first.edges.keys() == second.edges.keys() == {1}
     assert first.edges[1].tolist() == second.edges[1].tolist()
     assert len(memory) == 1
+
+
+def test_a_concept_gets_another_key_and_keeps_its_edges_and_value() -> None:
+    made = engine([1, 2, 3], {1: [2], 3: [1]})
+    before, pending = made.view(), Pending()
+    pending.rekey(before, ids(1, 9), unit([11, 19]), np.array([3, 1], np.float32))
+    pending.use(ids(1), [2])
+    assert pending.changes == 2
+    after = made.commit(batch_of(pending, before, window([])))
+    assert made.verify() == []
+    slot = after.slots(ids(1))
+    np.testing.assert_allclose(after.raw_keys(slot), 3 * unit([11]), rtol=1e-6)
+    np.testing.assert_array_equal(after.value_ids[slot], before.value_ids[before.slots(ids(1))])
+    assert after.stats[slot]["frequency"] == before.stats[before.slots(ids(1))]["frequency"] + 2
+    assert after.edges(1)["target"].tolist() == [2]
+    assert after.edges(3)["target"].tolist() == [1]
+    np.testing.assert_allclose(after.keys[after.slots(ids(2, 3))], unit([2, 3]), rtol=1e-6)
+
+
+def test_key_and_vector_value_move_in_one_commit() -> None:
+    made = engine([])
+    put = replace(
+        concepts([1]), value_kinds=np.array([ValueKind.VECTOR], np.uint8), value_vectors=unit([5])
+    )
+    made.commit(WriteBatch(concepts=put))
+    before, pending = made.view(), Pending()
+    pending.rekey(before, ids(1), unit([11]), np.ones(1, np.float32))
+    pending.refine(before, ids(1), unit([6]), 0.5)
+    after = made.commit(batch_of(pending, before, window([])))
+    np.testing.assert_allclose(after.keys.whole(), unit([11]), rtol=1e-6)
+    assert after.value_vectors is not None
+    half = (unit([5]) + unit([6])) / 2
+    np.testing.assert_allclose(after.value_vectors.whole(), half, rtol=1e-6)
+
+
+def test_a_key_that_has_hardly_moved_is_left_as_it_is() -> None:
+    before, pending, far = view(1), Pending(), unit([11])
+    pending.rekey(before, ids(1), far, np.ones(1, np.float32))
+    assert pending.changes == 1
+    close = unit([1]) + np.float32(0.01) * far
+    close /= np.linalg.norm(close)
+    pending.rekey(before, ids(1), close, np.ones(1, np.float32))
+    assert pending.changes == 0  # it has come back
+
+
+def test_a_concept_that_goes_gets_no_key() -> None:
+    made = engine([1, 2])
+    pending = Pending(deleted={1: None})
+    pending.rekey(made.view(), ids(1), unit([11]), np.ones(1, np.float32))
+    after = made.commit(batch_of(pending, made.view(), window([])))
+    assert after.slots(ids(1, 2)).tolist()[0] == -1
+    assert made.verify() == []
 
 
 def test_the_born_bring_what_they_were() -> None:

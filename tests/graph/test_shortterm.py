@@ -51,6 +51,14 @@ def test_vectors_stay_with_their_concepts() -> None:
     assert memory.vectors.tolist() == [*unit([14]).tolist(), [0] * DIM, *unit([16, 17]).tolist()]
 
 
+def test_a_concept_gets_another_key_and_keeps_the_rest() -> None:
+    memory = window([1, 2, 3])
+    memory.rekey(ids(3, 9, 1), unit([13, 19, 11]), np.array([5, 6, 7], np.float32))
+    assert memory.keys.tolist() == unit([11, 2, 13]).tolist()
+    assert memory.entries["norm"].tolist() == [7, 2, 5]
+    assert memory.entries["confirmations"].tolist() == [1, 1, 1]
+
+
 def test_confirmations_count_for_those_held() -> None:
     memory = window([1, 2, 3])
     memory.confirm(ids(2, 3, 9), np.array([4, 1, 7]), tick=5)
