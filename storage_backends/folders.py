@@ -80,6 +80,8 @@ def _listed(directory: Path, pattern: str) -> list[Path]:
     try:
         return sorted(directory.glob(pattern))
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and directory.exists():
+            return _listed(directory, pattern)  # a folder in it went meanwhile: look again
         raise layout.translate(error, directory, "to list what is in it") from error
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import lmdb.verify as lmdb_verify
 import pytest
@@ -209,6 +210,23 @@ def test_others_are_not_disturbed_by_compactions(tmp_path: Path) -> None:
             report = copy(tmp_path / "memory", tmp_path / f"copy{number}", verify=True)
             assert report.problems == ()
             assert compactor.poll() is None
+
+
+def test_a_folder_that_goes_while_it_is_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, batch_of(1))
+    (tmp_path / "gen-000099").mkdir()
+    scan = os.scandir
+
+    def scanned(path: Any) -> Any:
+        if Path(path).name == "gen-000099":
+            Path(path).rmdir()
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scanned)
+    assert describe(tmp_path).sizes.generation == 1
+    assert not (tmp_path / "gen-000099").exists()
 
 
 def test_two_compactions_at_once_take_turns(tmp_path: Path) -> None:
