@@ -6,17 +6,16 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from aesg.errors import AESGTrainingError
+from aesg.learning import UNKNOWN
+from aesg.memory_inputs import is_integer
 
 Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 _CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
 _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
-#: What a memory takes for "not known", and torch ignores unless told otherwise.
-_UNKNOWN = -100
 
 
 def batch_loss(criterion: Criterion | None, output: Any, targets: Tensor, where: str) -> Tensor:
@@ -56,7 +55,7 @@ def batch_loss(criterion: Criterion | None, output: Any, targets: Tensor, where:
         )
     if criterion is None:
         criterion = _default(targets, where)
-    if isinstance(criterion, _CLASSES) and _are_classes(targets):
+    if isinstance(criterion, _CLASSES) and is_integer(targets):
         output, targets = _as_cases(output, targets, where)
         _check_range(targets, output.shape[-1], criterion.ignore_index, where)
     elif isinstance(criterion, _ELEMENTWISE) and output.shape != targets.shape:
@@ -81,9 +80,9 @@ def known_targets(criterion: Criterion | None, targets: Tensor) -> Tensor:
     what they ignore, in integer targets.
     """
     ignored = _ignored(criterion, targets)
-    if ignored in (None, _UNKNOWN):
+    if ignored in (None, UNKNOWN):
         return targets
-    return targets.long().masked_fill(targets == ignored, _UNKNOWN)
+    return targets.long().masked_fill(targets == ignored, UNKNOWN)
 
 
 def all_ignored(criterion: Criterion | None, targets: Tensor) -> bool:
@@ -93,10 +92,10 @@ def all_ignored(criterion: Criterion | None, targets: Tensor) -> bool:
 
 
 def _ignored(criterion: Criterion | None, targets: Tensor) -> int | None:
-    if not _are_classes(targets):
+    if not is_integer(targets):
         return None
     if criterion is None:
-        return _UNKNOWN
+        return UNKNOWN
     return criterion.ignore_index if isinstance(criterion, _CLASSES) else None
 
 
@@ -138,17 +137,12 @@ def trainable_value(loss: Tensor, where: str) -> float:
 def _default(targets: Tensor, where: str) -> Criterion:
     if targets.is_floating_point():
         return nn.MSELoss()
-    if _are_classes(targets):
+    if is_integer(targets):
         return nn.CrossEntropyLoss()
     raise AESGTrainingError(
         f"{where}: expected integer or floating targets, got {targets.dtype}; "
         "convert them, or give AESGTrainer a criterion"
     )
-
-
-def _are_classes(targets: Tensor) -> bool:
-    dtype = targets.dtype
-    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
 
 
 def _as_cases(output: Tensor, targets: Tensor, where: str) -> tuple[Tensor, Tensor]:

@@ -97,7 +97,7 @@ def following(
     """
     context, came = after
     batch, _ = sequences_of(query.shape[:-1])
-    if not _is_integer(came) or came.numel() != batch:
+    if not is_integer(came) or came.numel() != batch:
         raise AESGNavigationError(
             f"What came before does not fit the queries: expected {batch} integers "
             f"({UNKNOWN} where not known), got {_kind(came)}"
@@ -245,7 +245,7 @@ def _vectors(name: str, given: Any, vector_dim: int) -> tuple[Floats, Floats]:
 
 
 def _outcomes(outcomes: Tensor, sequences: tuple[int, int]) -> NDArray[np.int64]:
-    if not _is_integer(outcomes) or outcomes.numel() != math.prod(sequences):
+    if not is_integer(outcomes) or outcomes.numel() != math.prod(sequences):
         raise AESGNavigationError(
             f"Outcomes do not fit the queries: expected {math.prod(sequences)} integers "
             f"({UNKNOWN} where not known), got {_kind(outcomes)}"
@@ -262,7 +262,7 @@ def _came(before: Sequence[Tensor]) -> Came:
 def _origins(origins: Tensor | None, count: int) -> Ids:
     if origins is None:
         return np.zeros(count, np.uint64)
-    if not _is_integer(origins) or origins.numel() != count:
+    if not is_integer(origins) or origins.numel() != count:
         raise AESGNavigationError(
             f"Origins do not fit the queries: expected {count} integers, got {_kind(origins)}"
         )
@@ -270,7 +270,8 @@ def _origins(origins: Tensor | None, count: int) -> Ids:
     return own
 
 
-def _is_integer(tensor: Any) -> bool:
+def is_integer(tensor: Any) -> bool:
+    """Tell whether it is a tensor of integers; bool is none."""
     return isinstance(tensor, Tensor) and not (
         tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool
     )

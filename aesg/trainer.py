@@ -65,9 +65,8 @@ class AESGTrainer:
     A model's memory is its attribute ``memory``, or else the one that its parts have. Behind each
     forward pass `fit` calls the model's ``observe(targets)``, so that the memory learns what its
     queries led to; where it has none, that of the part that has the memory, or else the memory's
-    own. What
-    `CrossEntropyLoss` or `NLLLoss` ignore, by their ``ignore_index``, is -100 there. A model
-    whose attribute ``takes_targets`` is true is called with inputs and targets in `fit` and
+    own. What `CrossEntropyLoss` or `NLLLoss` ignore, by their ``ignore_index``, is -100 there. A
+    model whose attribute ``takes_targets`` is true is called with inputs and targets in `fit` and
     `evaluate` (teacher forcing), and with inputs alone in `predict`. One whose attribute
     ``asks_first`` is true makes its queries before it reads; its keys are refreshed without
     searching.

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 # Before torch or faiss is imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from aesg import AESGMemory, RetrievedContext
 
 # A deadline measures the machine, and is missed at random on a busy one.
 settings.register_profile("aesg", deadline=None)
@@ -26,3 +30,19 @@ def pytest_configure() -> None:
 def _own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep ``./aesg_memory``, the default directory of a memory, out of the repository."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def contexts(monkeypatch: pytest.MonkeyPatch) -> list[RetrievedContext]:
+    """Collect what every forward pass, and every step of one, retrieves."""
+    from aesg import AESGMemory  # here, as tests of the storage do without torch
+
+    seen: list[RetrievedContext] = []
+    recall = AESGMemory.recall
+
+    def watched(self: AESGMemory, *arguments: Any, **options: Any) -> RetrievedContext:
+        seen.append(recall(self, *arguments, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(AESGMemory, "recall", watched)
+    return seen

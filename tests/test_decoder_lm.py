@@ -71,20 +71,6 @@ def model() -> Iterator[AESGDecoderLM]:
     made.memory.close()
 
 
-@pytest.fixture
-def contexts(monkeypatch: pytest.MonkeyPatch) -> list[RetrievedContext]:
-    """Collect what every forward pass retrieves."""
-    seen: list[RetrievedContext] = []
-    recall = AESGMemory.recall
-
-    def watched(self: AESGMemory, *arguments: Any, **options: Any) -> RetrievedContext:
-        seen.append(recall(self, *arguments, **options))
-        return seen[-1]
-
-    monkeypatch.setattr(AESGMemory, "recall", watched)
-    return seen
-
-
 # Sizes and mistakes
 
 

@@ -260,20 +260,6 @@ def model(request: pytest.FixtureRequest) -> Iterator[LM]:
     made.memory.close()
 
 
-@pytest.fixture
-def contexts(monkeypatch: pytest.MonkeyPatch) -> list[RetrievedContext]:
-    """Collect what every step retrieves."""
-    seen: list[RetrievedContext] = []
-    recall = AESGMemory.recall
-
-    def watched(self: AESGMemory, *arguments: Any, **options: Any) -> RetrievedContext:
-        seen.append(recall(self, *arguments, **options))
-        return seen[-1]
-
-    monkeypatch.setattr(AESGMemory, "recall", watched)
-    return seen
-
-
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize(
     ("size", "hidden_size", "layers", "dim"), [("small", 128, 1, 64), ("medium", 256, 2, 128)]

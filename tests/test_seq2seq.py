@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from aesg import AESGConfigError, AESGMemory, AESGTrainer, AESGTrainingError
+from aesg import AESGConfigError, AESGTrainer, AESGTrainingError
 from aesg.context import RetrievedContext
 from aesg.learning import UNKNOWN
 from aesg.models import AESGSeq2Seq
@@ -147,20 +147,6 @@ def model() -> Iterator[AESGSeq2Seq]:
     made = filled()
     yield made
     made.memory.close()
-
-
-@pytest.fixture
-def contexts(monkeypatch: pytest.MonkeyPatch) -> list[RetrievedContext]:
-    """Collect what every step retrieves."""
-    seen: list[RetrievedContext] = []
-    recall = AESGMemory.recall
-
-    def watched(self: AESGMemory, *arguments: Any, **options: Any) -> RetrievedContext:
-        seen.append(recall(self, *arguments, **options))
-        return seen[-1]
-
-    monkeypatch.setattr(AESGMemory, "recall", watched)
-    return seen
 
 
 def test_the_documented_shapes() -> None:

@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from aesg.errors import AESGTrainingError
 from aesg.learning import UNKNOWN
 from aesg.memory import AESGMemory
-from aesg.models.base import AESGModel, check_positive, is_integer
+from aesg.memory_inputs import is_integer
+from aesg.models.base import AESGModel, check_positive
 
 Text = TypeVar("Text", bound="TextModel")
 
@@ -148,3 +150,8 @@ class TextModel(AESGModel):
                 f"Token out of range: expected 0 to {self.vocab_size - 1}, "
                 f"got {least if least < 0 else most}"
             )
+
+
+def next_tokens(tokens: Tensor) -> Tensor:
+    """Return what came next at each position ``(B, T)``: the input says it, but for the last."""
+    return F.pad(tokens[:, 1:], (0, 1), value=UNKNOWN)

@@ -235,12 +235,6 @@ def check_positive(**numbers: int) -> None:
             raise AESGConfigError(f"{name} must be >= 1")
 
 
-def is_integer(tensor: Tensor) -> bool:
-    """Tell whether a tensor holds integers."""
-    dtype = tensor.dtype
-    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
-
-
 def _keyword_parameters(model: type[nn.Module]) -> set[str]:
     """Return the names of a constructor's keyword parameters, and of those that it hands on."""
     found: set[str] = set()

@@ -12,9 +12,10 @@ from aesg.context import RetrievedContext
 from aesg.errors import AESGConfigError, AESGTrainingError
 from aesg.learning import UNKNOWN
 from aesg.memory import AESGMemory
+from aesg.memory_inputs import is_integer
 from aesg.models._encoder import Encoder
 from aesg.models._image_model import ImageModel
-from aesg.models.base import check_positive, is_integer
+from aesg.models.base import check_positive
 from aesg.models.image import Keys, check_keys
 from aesg.nn.classes import ClassMixture, HiddenClasses, heard_of
 from aesg.nn.mixture import log_probabilities
@@ -98,7 +99,6 @@ class AESGCNNClassifier(ImageModel):
         self.top_k = top_k
         self.keys = keys
         self.query_every = query_every
-        self._cells = 1
         self.keys_drift = keys == "features"
         self.hidden_classes = hidden_classes
         self.encoder = Encoder(channels, base_filters, blocks)
@@ -142,8 +142,7 @@ class AESGCNNClassifier(ImageModel):
             query, top_k=self.top_k, origins=origins_of(images), vectors=False, balanced=True
         )
         log_probs = self._mixed(pooled, context)
-        self._cells = query.shape[1]
-        of_each = log_probs.unsqueeze(1).expand(-1, self._cells, -1)  # (B, P, V)
+        of_each = log_probs.unsqueeze(1).expand(-1, query.shape[1], -1)  # (B, P, V)
         self.memory.defer(context, log_probs=of_each)
         return log_probs
 
@@ -171,7 +170,7 @@ class AESGCNNClassifier(ImageModel):
         return query.squeeze(1) if self.query_every == "sample" else query
 
     def outcomes(self, targets: Tensor) -> Tensor:
-        """Return the class that each query of the last forward pass led to.
+        """Return the class of each image, which is what came at all of its queries.
 
         Parameters
         ----------
@@ -181,31 +180,13 @@ class AESGCNNClassifier(ImageModel):
 
         Returns
         -------
-        (B, P) int64 tensor
+        (B,) int64 tensor
 
         Raises
         ------
         AESGTrainingError
             If they are of another type or shape, or a class is out of range.
         """
-        return self._classes(targets).unsqueeze(1).expand(-1, self._cells)
-
-    def observe(self, targets: Tensor) -> None:
-        """Tell memory and head which classes came; see `AESGModel.observe`.
-
-        In training the head counts as practised in the classes that came lately, and in no others.
-        What is not known counts for none.
-        """
-        super().observe(targets)
-        if self.training:
-            window = _WINDOW * self.num_classes
-            classes = self._classes(targets)
-            known = classes[classes != UNKNOWN]
-            came = torch.bincount(known, minlength=self.num_classes)
-            self.counts.mul_(math.exp(-known.numel() / window)).add_(came)
-
-    def _classes(self, targets: Tensor) -> Tensor:
-        """Return the class of each image, ``(B,)`` int64."""
         if targets.is_floating_point():
             if targets.shape[1:] != (self.num_classes,):
                 raise self._unfitting(targets)
@@ -220,6 +201,20 @@ class AESGCNNClassifier(ImageModel):
                 f"one is not known, got {int(wrong[0])}"
             )
         return classes
+
+    def observe(self, targets: Tensor) -> None:
+        """Tell memory and head which classes came; see `AESGModel.observe`.
+
+        In training the head counts as practised in the classes that came lately, and in no others.
+        What is not known counts for none.
+        """
+        classes = self.outcomes(targets)
+        self.memory.observe(classes)
+        if self.training:
+            window = _WINDOW * self.num_classes
+            known = classes[classes != UNKNOWN]
+            came = torch.bincount(known, minlength=self.num_classes)
+            self.counts.mul_(math.exp(-known.numel() / window)).add_(came)
 
     def _unfitting(self, targets: Tensor) -> AESGTrainingError:
         return AESGTrainingError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -210,17 +211,17 @@ class _PaintingModel(ImageModel):
             return grid.shape[2], grid.shape[3]
         return self.encoder.stride * every, self.encoder.stride * every
 
+    @abstractmethod
     def _own(self, features: Tensor, images: Tensor) -> Tensor:
         """Return what the network alone makes of the features, in [0, 1]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _relative(self, images: Tensor) -> Tensor:
         """Return what the memory is to hold of full images."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _absolute(self, patches: Tensor, images: Tensor) -> Tensor:
         """Return full images, given what the memory holds and the input."""
-        raise NotImplementedError
 
 
 class AESGColorizationNet(_PaintingModel):

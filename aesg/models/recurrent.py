@@ -8,10 +8,9 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aesg.learning import UNKNOWN
 from aesg.memory import AESGMemory
 from aesg.memory_reading import DEFAULT_TOP_K
-from aesg.models._text_model import TextModel
+from aesg.models._text_model import TextModel, next_tokens
 from aesg.models.base import check_positive
 from aesg.nn.mixture import MemoryMixture, log_probabilities
 from aesg.nn.origins import origins_of
@@ -137,7 +136,7 @@ class _RecurrentText(RecurrentModel):
             If the tokens are of another type or shape, or out of range.
         """
         tokens = self._checked(tokens)
-        came = _next_tokens(tokens)
+        came = next_tokens(tokens)
         return self._spoken(self._unrolled(tokens, came, self.uses_memory()), came)
 
     def queries(self, tokens: Tensor) -> Tensor:
@@ -160,7 +159,7 @@ class _RecurrentText(RecurrentModel):
             As for `forward`.
         """
         tokens = self._checked(tokens)
-        return cast(Tensor, self._unrolled(tokens, _next_tokens(tokens), ask=True).queries)
+        return cast(Tensor, self._unrolled(tokens, next_tokens(tokens), ask=True).queries)
 
     def _unrolled(self, tokens: Tensor, came: Tensor, ask: bool) -> Unrolled[Any]:
         inputs = self._embedded(tokens)
@@ -198,8 +197,3 @@ class AESGLSTMText(_RecurrentText):
 
     layers = nn.LSTM
     top = MemoryLSTMCell
-
-
-def _next_tokens(tokens: Tensor) -> Tensor:
-    """Return what came next at each position ``(B, T)``: the input says it, but for the last."""
-    return F.pad(tokens[:, 1:], (0, 1), value=UNKNOWN)

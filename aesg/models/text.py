@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aesg.context import RetrievedContext
-from aesg.learning import UNKNOWN
 from aesg.memory import AESGMemory
 from aesg.models._block import DROPOUT, EMBEDDING_STD, Block, KeyValues, check_heads, positions
 from aesg.models._sampling import Sampling, check_eos
-from aesg.models._text_model import TextModel
+from aesg.models._text_model import TextModel, next_tokens
 from aesg.models.base import check_positive
 from aesg.nn import MemoryAttention, MemoryMixture
 from aesg.nn.mixture import log_probabilities
@@ -240,7 +239,7 @@ class AESGDecoderLM(TextModel):
 
     def _known(self, tokens: Tensor) -> Tensor:
         """Return what the input says came next where positions ask, ``(B, T')``."""
-        return self._asked(F.pad(tokens[:, 1:], (0, 1), value=UNKNOWN))
+        return self._asked(next_tokens(tokens))
 
     def _asked(self, tokens: Tensor) -> Tensor:
         return self.memory_attention.query.at_places(tokens)

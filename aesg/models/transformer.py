@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aesg.context import RetrievedContext
-from aesg.learning import UNKNOWN
 from aesg.memory import AESGMemory
 from aesg.models._block import DROPOUT, EMBEDDING_STD, Block, check_heads, positions
-from aesg.models._text_model import TextModel
+from aesg.models._text_model import TextModel, next_tokens
 from aesg.models.base import check_positive
 from aesg.nn.cross_attention import MemoryCrossAttention
 from aesg.nn.mixture import MemoryMixture, log_probabilities
@@ -208,7 +207,7 @@ class AESGTransformer(TextModel):
         """Return what the input says of the targets where positions ask, ``(B, T')``."""
         if not self.causal:
             return None
-        return self._asking.at_places(F.pad(tokens[:, 1:], (0, 1), value=UNKNOWN))
+        return self._asking.at_places(next_tokens(tokens))
 
     @property
     def _layers(self) -> Iterator[tuple[Block, MemoryCrossAttention]]:

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from aesg.context import RetrievedContext
+from aesg.nn._gate import FIRST_BIAS, share_of
 from storage_backends.types import ValueKind
 
-_LEAST_GATE = 0.01
-_FIRST_BIAS = -2.0
 _FEATURES = 6
 #: Adam moves a weight by about the learning rate in a step. A gate is to open in some hundreds of
 #: them, so its logit is this many times as quick.
@@ -38,7 +37,7 @@ class MemoryBlend(nn.Module):
         self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
         self.gate = nn.Linear(hidden_size + _FEATURES, 1)
         nn.init.zeros_(self.gate.weight)
-        nn.init.constant_(self.gate.bias, _FIRST_BIAS / _HASTE)
+        nn.init.constant_(self.gate.bias, FIRST_BIAS / _HASTE)
 
     def forward(
         self, hidden: Tensor, own: Tensor, context: RetrievedContext
@@ -81,7 +80,7 @@ class MemoryBlend(nn.Module):
     def _gate(self, hidden: Tensor, *features: Tensor) -> Tensor:
         seen = torch.cat([self.norm(hidden), torch.stack(features, -1)], -1)
         gate: Tensor = self.gate(seen.to(self.gate.weight.dtype)).float()
-        return (_HASTE * gate).sigmoid().clamp(_LEAST_GATE, 1 - _LEAST_GATE)
+        return share_of(_HASTE * gate)
 
 
 def recalled_vectors(context: RetrievedContext) -> Tensor:

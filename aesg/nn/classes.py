@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aesg.context import RetrievedContext
+from aesg.nn._gate import FIRST_BIAS, share_of
 from aesg.nn.mixture import log_probabilities
 
-_LEAST_GATE = 0.01
-_FIRST_BIAS = -2.0
 _FEATURES = 8
 _GATE_WIDTH = 16
 #: The gate's features are shares of one. With what it senses scaled up, and what it says, it learns
@@ -109,7 +108,7 @@ class ClassMixture(nn.Module):
         self.sense = nn.Linear(_FEATURES, _GATE_WIDTH)
         self.gate = nn.Linear(_GATE_WIDTH, 1)
         nn.init.zeros_(self.gate.weight)
-        nn.init.constant_(self.gate.bias, _FIRST_BIAS / _GATE_SCALE)
+        nn.init.constant_(self.gate.bias, FIRST_BIAS / _GATE_SCALE)
 
     def forward(self, logits: Tensor, context: RetrievedContext, practised: Tensor) -> Tensor:
         """Return log-probabilities, usable as logits.
@@ -164,7 +163,7 @@ class ClassMixture(nn.Module):
         )
         sensed = F.gelu(self.sense((_FEATURE_SCALE * features).to(self.sense.weight.dtype)))
         gate: Tensor = _GATE_SCALE * self.gate(sensed).to(said.dtype)
-        return gate.sigmoid().clamp(_LEAST_GATE, 1 - _LEAST_GATE)
+        return share_of(gate)
 
 
 def heard_of(context: RetrievedContext, classes: int) -> Tensor:

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from aesg.context import RetrievedContext
+from aesg.nn._gate import FIRST_BIAS, share_of
 from aesg.nn.query import MemoryQuery
 
-_LEAST_GATE = 0.01
-_FIRST_BIAS = -2.0
 _FEATURES = 6
 
 #: Log-probability that stands for none at all: minus infinity times a closed gate is not a number.
@@ -36,7 +35,7 @@ class MemoryMixture(nn.Module):
         self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
         self.gate = nn.Linear(hidden_size + _FEATURES, 1)
         nn.init.zeros_(self.gate.weight)
-        nn.init.constant_(self.gate.bias, _FIRST_BIAS)
+        nn.init.constant_(self.gate.bias, FIRST_BIAS)
 
     def forward(self, logits: Tensor, hidden: Tensor, context: RetrievedContext) -> Tensor:
         """Return log-probabilities, usable as logits.
@@ -117,7 +116,7 @@ class MemoryMixture(nn.Module):
             -1,
         )
         gate: Tensor = self.gate(features.to(self.gate.weight.dtype)).to(shares.dtype)
-        return gate.sigmoid().clamp(_LEAST_GATE, 1 - _LEAST_GATE)
+        return share_of(gate)
 
 
 def log_probabilities(logits: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from storage_backends.engine import Engine
 from storage_backends.errors import StoreCorruptError, StoreUsageError
 from storage_backends.examination import examine
 from storage_backends.lmdb_store import LMDBStore
-from storage_backends.repair import RepairReport, repair
 from storage_backends.types import WriteBatch
 from tests.storage.build import concepts, edges, events, ids
 from tests.storage.damage import (
@@ -33,7 +32,8 @@ from tests.storage.damage import (
     replace_record,
 )
 from tests.storage.engines import LARGE, large_batch
-from tests.storage.picture import Picture, picture, rows
+from tests.storage.mending import repaired, seen
+from tests.storage.picture import picture, rows
 from tests.storage.place import first_batch
 
 _LEAF = 2
@@ -52,20 +52,6 @@ def memory(tmp_path: Path) -> Path:
         WriteBatch(events=events([4, 5, 6, 7]), most_events=4),
     )
     return directory
-
-
-def seen(directory: Path) -> Picture:
-    with closing(LMDBStore.open(directory, read_only=True)) as store:
-        assert store.verify() == []
-        return picture(store)
-
-
-def repaired(directory: Path) -> RepairReport:
-    assert examine(directory).problems
-    report = repair(directory)
-    assert report.problems == ()
-    assert examine(directory).problems == ()
-    return report
 
 
 def alias(source: int, target: int) -> tuple[str, bytes, bytes]:

@@ -24,7 +24,6 @@ from storage_backends.errors import (
     StoreLockedError,
     StoreSchemaError,
 )
-from storage_backends.examination import examine
 from storage_backends.lmdb_store import LMDBStore
 from storage_backends.repair import RepairReport, repair
 from storage_backends.salvage import DataFile
@@ -47,7 +46,7 @@ from tests.storage.damage import (
 )
 from tests.storage.engines import LARGE, large_batch
 from tests.storage.history import batch_of
-from tests.storage.picture import Picture, picture
+from tests.storage.mending import repaired, seen
 from tests.storage.place import first_batch
 from tests.storage.processes import child, line, run_child
 
@@ -59,22 +58,6 @@ def memory(tmp_path: Path) -> Path:
     directory = tmp_path / "memory"
     make(directory, first_batch())
     return directory
-
-
-def seen(directory: Path) -> Picture:
-    with closing(LMDBStore.open(directory, read_only=True)) as store:
-        assert store.verify() == []
-        return picture(store)
-
-
-def repaired(directory: Path) -> RepairReport:
-    """Repair a memory that `examine` finds problems in; it must have none afterwards."""
-    assert examine(directory).problems
-    report = repair(directory)
-    assert report.problems == ()
-    assert examine(directory).problems == ()
-    assert repair(directory).rebuilt == ()  # there is nothing left to do
-    return report
 
 
 def quarantined(directory: Path, report: RepairReport) -> list[dict[str, Any]]:
