@@ -13,6 +13,8 @@ VENV ?= .venv
 ARGS ?=
 
 BIN := $(VENV)/bin
+# Half of what the tests do is waiting for other processes and for the disk.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 TYPED := aesg examples storage_backends tools
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -26,7 +28,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict $(TYPED)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 test-long: $(VENV)/.installed-test
 	$(BIN)/pytest -m long $(ARGS)

@@ -8,6 +8,10 @@
 
 from __future__ import annotations
 
+from aesg.benchmark import ColorizationBenchmark
+from aesg.callbacks import Callback, Checkpoint, CSVLogger, EarlyStopping, JSONLLogger, ProgressBar
+from aesg.callbacks.tensorboard import TensorBoardCallback
+from aesg.callbacks.wandb import WandBCallback
 from aesg.config import AESGConfig
 from aesg.context import RetrievedContext
 from aesg.errors import (
@@ -18,6 +22,7 @@ from aesg.errors import (
     AESGStorageError,
     AESGTrainingError,
 )
+from aesg.evaluation import Evaluator
 from aesg.memory import AESGMemory
 from aesg.models import (
     AESGCNNAutoencoder,
@@ -52,7 +57,17 @@ __all__ = [
     "AESGTrainer",
     "AESGTrainingError",
     "AESGTransformer",
+    "CSVLogger",
+    "Callback",
+    "Checkpoint",
+    "ColorizationBenchmark",
+    "EarlyStopping",
+    "Evaluator",
+    "JSONLLogger",
     "MemoryMode",
+    "ProgressBar",
     "RetrievedContext",
+    "TensorBoardCallback",
+    "WandBCallback",
     "__version__",
 ]

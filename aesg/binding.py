@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from aesg._seam import storage_errors
 from aesg.config import AESGConfig
@@ -24,12 +25,20 @@ from storage_backends.lmdb_store import LMDBStore
 _log = logging.getLogger("aesg.memory")
 
 
+class Owner(Protocol):
+    """A handle, as far as its hold on a state concerns it."""
+
+    def reset_state(self) -> None:
+        """Forget what it took from the content of the memory so far."""
+        ...
+
+
 class Bound:
     """A handle's hold on the state of its directory; let go when the handle is collected.
 
     Parameters
     ----------
-    owner : object
+    owner : Owner
         The handle.
     directory : Path
         Resolved.
@@ -47,7 +56,7 @@ class Bound:
         If the directory cannot be opened, or another process writes to it.
     """
 
-    def __init__(self, owner: object, directory: Path, config: AESGConfig, *, writes: bool) -> None:
+    def __init__(self, owner: Owner, directory: Path, config: AESGConfig, *, writes: bool) -> None:
         self.state = _acquire(directory, config, writes=writes)
         self.writes = writes
         try:
@@ -58,8 +67,11 @@ class Bound:
             raise
         self._directory = directory
         self._pid = os.getpid()
+        self._owner = weakref.ref(owner)
         self._finalizer = weakref.finalize(owner, _release_elsewhere, self.state, writes)
         self._finalizer.atexit = False  # that is for `_close_all`
+        with _lock:
+            _bounds.add(self)
 
     @property
     def inherited(self) -> bool:
@@ -82,6 +94,14 @@ class Bound:
 
 
 @contextmanager
+def alone_with(state: MemoryState) -> Iterator[list[Owner]]:
+    """Give the handles on a state; inside, no other thread uses it, and none opens a memory."""
+    with _lock, state.lock.alone():
+        owners = [bound._owner() for bound in _bounds if bound.state is state]
+        yield [owner for owner in owners if owner is not None]
+
+
+@contextmanager
 def stored_config(directory: Path) -> Iterator[AESGConfig]:
     """Give the parameters that an existing memory was last written with.
 
@@ -100,11 +120,12 @@ def stored_config(directory: Path) -> Iterator[AESGConfig]:
                 config = state.config
             else:
                 store = opened.enter_context(LMDBStore.open(directory, read_only=True))
-                config = config_of(_settings_of(store))
+                config = config_of(settings_of(store))
         yield config
 
 
-def _settings_of(store: LMDBStore) -> Mapping[str, bytes]:
+def settings_of(store: LMDBStore) -> Mapping[str, bytes]:
+    """Return the settings of the last commit of a store."""
     while True:
         changes = store.changes(store.generation())  # nothing but the settings
         if changes is not None:  # else a commit came in between
@@ -129,6 +150,8 @@ def exists(directory: Path) -> bool:
 
 _lock = threading.RLock()
 _states: dict[tuple[Path, bool], MemoryState] = {}  # by directory and read_only
+#: Holds of handles, those included that were let go and are not collected yet.
+_bounds: weakref.WeakSet[Bound] = weakref.WeakSet()
 #: For each use of a state whether it writes; of a directory that was replaced, too.
 _holders: dict[MemoryState, list[bool]] = {}
 

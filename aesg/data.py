@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data._utils import collate
 
 from aesg.errors import AESGTrainingError
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 
 _EMPTY = "Empty dataset provided. Training requires at least one sample."
+_COLLATE = collate.__file__
 _ACCEPTED = "a DataLoader, a Dataset or a list of (input, target) pairs"
 
 
@@ -69,29 +73,74 @@ def adapt_data(
     )
 
 
-def adapt_inputs(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+def adapt_inputs(data: Any, batch_size: int) -> Iterator[Tensor]:
     """Yield batches of inputs without targets.
 
     Parameters
     ----------
-    batches : iterable of (B, ...) tensors
-        Read once.
+    data : iterable of (B, ...) tensors or arrays, or data as for `adapt_data`
+        A list of pairs and a Dataset hold samples, which are stacked; whatever else, a DataLoader
+        too, holds batches. Of pairs the inputs are taken.
+    batch_size : int
+        As for `adapt_data`.
+
+    Yields
+    ------
+    (B, ...) tensor
+        On the device where it was.
 
     Raises
     ------
     AESGTrainingError
-        If it is not an iterable, or yields anything but a tensor.
+        If it is not an iterable, or yields anything but tensors, arrays or pairs; or if it is a
+        pair itself, of inputs and targets.
     """
-    if not isinstance(batches, Iterable):
+    if isinstance(data, tuple) and _is_pair_of_all(data):
         raise AESGTrainingError(
-            f"inputs: expected a tensor or an iterable of tensors, got {_describe(batches)}"
+            "inputs: expected the inputs alone, got a pair of tensors, as of inputs and targets; "
+            "for two batches give a list"
         )
-    for number, batch in enumerate(batches, 1):
-        if not isinstance(batch, Tensor):
-            raise AESGTrainingError(
-                f"inputs: expected tensors, got {_describe(batch)} as batch {number}"
-            )
-        yield batch
+    if isinstance(data, DataLoader):
+        yield from (_inputs_in(batch, number) for number, batch in enumerate(data, 1))
+    elif isinstance(data, Dataset):
+        yield from (inputs for inputs, _ in adapt_data(_Asked(data), batch_size, shuffle=False))
+    elif isinstance(data, (list, tuple)) and data and isinstance(data[0], (list, tuple)):
+        yield from (inputs for inputs, _ in adapt_data(data, batch_size, shuffle=False))
+    elif isinstance(data, Iterable):
+        yield from (_inputs_in(batch, number) for number, batch in enumerate(data, 1))
+    else:
+        raise AESGTrainingError(
+            f"inputs: expected a tensor, an iterable of tensors, or {_ACCEPTED}, "
+            f"got {_describe(data)}"
+        )
+
+
+def _inputs_in(batch: Any, number: int) -> Tensor:
+    inputs = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
+    if isinstance(inputs, np.ndarray):
+        return as_tensor(inputs, f"inputs, batch {number}")
+    if not isinstance(inputs, Tensor):
+        raise AESGTrainingError(
+            f"inputs: expected tensors or arrays, got {_describe(inputs)} as batch {number}"
+        )
+    return inputs
+
+
+class _Asked:
+    """Samples of a Dataset without what they are to lead to."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        samples = range(len(self._source)) if hasattr(self._source, "__len__") else ()
+        items = (
+            self._source
+            if isinstance(self._source, IterableDataset)
+            else (self._source[index] for index in samples)
+        )
+        for item in items:
+            yield (item[0] if isinstance(item, (list, tuple)) and item else item), 0
 
 
 class Batches:
@@ -105,41 +154,84 @@ class Batches:
     Raises
     ------
     AESGTrainingError
-        During a pass, if a batch is not a pair of tensors or there is none.
+        During a pass, if samples cannot be stacked, a batch is not a pair of tensors, or there is
+        none.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
-        self._loader = loader
+        self.loader = loader
+        self._indices: list[int] | None = None
 
     @property
     def total(self) -> int | None:
         """Batches of one pass; None where the data does not say."""
         try:
-            return len(self._loader)
+            return len(self.loader)
         except TypeError:
             return None
 
     def __iter__(self) -> Iterator[Batch]:
         count = 0
-        for batch in self._loader:
-            count += 1
+        for count, batch in enumerate(_collated(self.loader), 1):
+            self._indices = batch.indices if isinstance(batch, _Stacked) else None
             yield _as_batch(batch, count)
         if not count:
             raise AESGTrainingError(self._nothing())
 
+    def name_of(self, row: int) -> str:
+        """Return what to call a sample of the batch that came last, by its row in it."""
+        if self._indices is None:
+            return f"sample {row} of the batch"
+        return f"the sample at index {self._indices[row]}"
+
     def _nothing(self) -> str:
-        if self._loader.batch_size is None or not self._loader.drop_last:
+        if self.loader.batch_size is None or not self.loader.drop_last:
             return _EMPTY
         return (
             "the DataLoader yielded no batch: expected at least one full batch of "
-            f"{self._loader.batch_size} samples, since drop_last is set"
+            f"{self.loader.batch_size} samples, since drop_last is set"
         )
+
+
+def _collated(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Yield what a DataLoader does; say which batch torch could not stack."""
+    batches, number = iter(loader), 0
+    while True:
+        number += 1
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            if not _is_of_collating(error):
+                raise  # of the dataset's own making
+            reason = str(error).strip().rpartition("\n")[2]
+            raise AESGTrainingError(
+                f"batch {number}: expected samples that the DataLoader can stack, pairs of tensors "
+                f"or numbers of one shape: {reason} (entries are counted within the batch; pad or "
+                "cut them in the Dataset, or give the DataLoader a collate_fn)"
+            ) from error
+        yield batch
+
+
+def _is_of_collating(error: BaseException) -> bool:
+    """Tell whether an error was raised where torch stacks samples, here or in a worker."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(each.filename == _COLLATE for each in frames[-3:]) or f'"{_COLLATE}"' in str(error)
 
 
 class _Sample(NamedTuple):
     position: int
     inputs: Tensor
     targets: Tensor
+
+
+class _Stacked(NamedTuple):
+    """A batch, and where its samples stood in the data."""
+
+    inputs: Tensor
+    targets: Tensor
+    indices: list[int]
 
 
 class _Indexed(Dataset[_Sample]):
@@ -169,6 +261,11 @@ class _Stream(IterableDataset[_Sample]):
 def _as_dataset(data: Any, batch_size: int, epochs: int) -> Dataset[_Sample]:
     if isinstance(data, (list, tuple)):
         return _as_list(data, batch_size)
+    if isinstance(data, (Tensor, np.ndarray)):
+        raise AESGTrainingError(
+            f"expected {_ACCEPTED}, got {_describe(data)} alone: with the targets it is "
+            "TensorDataset(inputs, targets)"
+        )
     if isinstance(data, Mapping):
         raise AESGTrainingError(f"expected {_ACCEPTED}, got {_describe(data)}")
     if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
@@ -180,10 +277,20 @@ def _as_dataset(data: Any, batch_size: int, epochs: int) -> Dataset[_Sample]:
 
 def _as_list(data: Sequence[Any], batch_size: int) -> Dataset[_Sample]:
     """Convert every sample once, and judge all of them before the first step is made."""
+    if _is_pair_of_all(data):
+        raise AESGTrainingError(
+            f"expected {_ACCEPTED}, got a pair of {type(data[0]).__name__}s: for inputs and "
+            "targets of all samples use TensorDataset(inputs, targets)"
+        )
     samples = [_as_sample(item, index) for index, item in enumerate(data)]
-    if batch_size > 1:
-        _check_shapes(samples)
+    if samples:
+        _check_alike(samples, shapes=batch_size > 1)
     return _not_empty(_Indexed([(sample.inputs, sample.targets) for sample in samples]))
+
+
+def _is_pair_of_all(data: Sequence[Any]) -> bool:
+    """Tell whether data is inputs and targets of all samples, instead of samples."""
+    return len(data) == 2 and all(isinstance(each, (Tensor, np.ndarray)) for each in data)
 
 
 def _as_stream(data: Any, epochs: int) -> Dataset[_Sample]:
@@ -208,50 +315,97 @@ def _as_sample(item: Any, index: int) -> _Sample:
         raise AESGTrainingError(
             f"sample at index {index}: expected a pair (input, target), got {_describe(item)}"
         )
-    inputs = _as_tensor(item[0], f"input of the sample at index {index}")
-    return _Sample(index, inputs, _as_tensor(item[1], f"target of the sample at index {index}"))
+    inputs = as_tensor(item[0], f"input of the sample at index {index}")
+    return _Sample(index, inputs, as_tensor(item[1], f"target of the sample at index {index}"))
 
 
-def _as_tensor(value: Any, where: str) -> Tensor:
-    if isinstance(value, np.ndarray) and not value.flags.writeable:
-        value = value.copy()  # torch warns of memory that it may not write to
+def as_tensor(value: Any, where: str) -> Tensor:
+    """Return a tensor of numbers that have no graph behind them.
+
+    Parameters
+    ----------
+    value : tensor, array or number
+    where : str
+        What it is, for messages.
+
+    Raises
+    ------
+    AESGTrainingError
+        If it is nothing of these, or empty.
+    """
+    if isinstance(value, (list, tuple)) and any(isinstance(each, np.ndarray) for each in value):
+        value = np.array(value)  # torch warns of how long it takes
+    if isinstance(value, np.ndarray) and not (value.flags.writeable and _runs_on(value)):
+        value = value.copy()  # torch warns of what it may not write to, and reads nothing backwards
     try:
-        return torch.as_tensor(value)
+        tensor = torch.as_tensor(value).detach()  # the graph of a sample would be gone after a step
     except (TypeError, ValueError, RuntimeError) as error:
         raise AESGTrainingError(
             f"{where}: expected a tensor, an array or a number, got {_describe(value)} ({error})"
         ) from error
-
-
-def _stack(samples: Sequence[_Sample]) -> Batch:
-    _check_shapes(samples)
-    inputs = torch.stack([sample.inputs for sample in samples])
-    return inputs, torch.stack([sample.targets for sample in samples])
-
-
-def _check_shapes(samples: Sequence[_Sample]) -> None:
-    for sample in samples:
-        _check_shape(
-            "input", sample.inputs, sample.position, samples[0].inputs, samples[0].position
-        )
-        _check_shape(
-            "target", sample.targets, sample.position, samples[0].targets, samples[0].position
-        )
-
-
-def _check_shape(part: str, got: Tensor, index: int, like: Tensor, like_index: int) -> None:
-    if got.shape != like.shape:
+    if not tensor.numel():
         raise AESGTrainingError(
-            f"{part} of the sample at index {index}: expected shape {tuple(like.shape)}, as at "
-            f"index {like_index}, got {tuple(got.shape)}; samples of a batch must have "
-            "one shape (pad or cut them, or use batch_size=1)"
+            f"{where}: expected at least one element, got shape {tuple(tensor.shape)}"
         )
+    return tensor
+
+
+def _runs_on(array: NDArray[Any]) -> bool:
+    return all(stride >= 0 for stride in array.strides)
+
+
+def _stack(samples: Sequence[_Sample]) -> _Stacked:
+    _check_alike(samples)
+    inputs = torch.stack([sample.inputs for sample in samples])
+    targets = torch.stack([sample.targets for sample in samples])
+    return _Stacked(inputs, targets, [sample.position for sample in samples])
+
+
+def _check_alike(samples: Sequence[_Sample], *, shapes: bool = True) -> None:
+    """Refuse samples of several shapes, or of several kinds of numbers.
+
+    Torch would make all of a batch floating where one of its samples is: a batch of classes would
+    become one of distances.
+    """
+    first = samples[0]
+    for each in samples:
+        for part, got, like in (
+            ("input", each.inputs, first.inputs),
+            ("target", each.targets, first.targets),
+        ):
+            if got.shape == like.shape and got.dtype == like.dtype:
+                continue
+            what, where = f"{part} of the sample at index {each.position}", first.position
+            if shapes and got.shape != like.shape:
+                raise AESGTrainingError(
+                    f"{what}: expected shape {tuple(like.shape)}, as at index {where}, got "
+                    f"{tuple(got.shape)}; samples of a batch must have one shape (pad or cut "
+                    "them, or use batch_size=1)"
+                )
+            if _kind(got.dtype) != _kind(like.dtype):
+                raise AESGTrainingError(
+                    f"{what}: expected {like.dtype}, as at index {where}, got {got.dtype}; all "
+                    "must be integers (classes, tokens) or all floating"
+                )
+
+
+def _kind(dtype: torch.dtype) -> str:
+    if dtype.is_floating_point or dtype.is_complex:
+        return "complex" if dtype.is_complex else "floating"
+    return "bool" if dtype == torch.bool else "integer"
 
 
 def _as_batch(batch: Any, number: int) -> Batch:
+    if isinstance(batch, _Stacked):
+        return batch.inputs, batch.targets
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         inputs, targets = batch
         if isinstance(inputs, Tensor) and isinstance(targets, Tensor):
+            if not (inputs.numel() and targets.numel()):
+                raise AESGTrainingError(
+                    f"batch {number}: expected at least one sample, got inputs of shape "
+                    f"{tuple(inputs.shape)} and targets of shape {tuple(targets.shape)}"
+                )
             return inputs, targets
         raise AESGTrainingError(
             f"batch {number}: expected a pair of tensors (inputs, targets), got "
@@ -265,6 +419,8 @@ def _as_batch(batch: Any, number: int) -> Batch:
 def _describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
     if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {len(value)}"
     return type(value).__name__

@@ -7,9 +7,9 @@ changes and not the size of the memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import islice
+import logging
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from aesg.graph import abstraction, consolidation, merging, regions, splitting
 from aesg.graph.arrays import ids_of, live
 from aesg.graph.clock import Clock
 from aesg.graph.fading import Fading, Thresholds
+from aesg.graph.turns import Changed, Tour
 from aesg.modes import Permissions
 from storage_backends.columns import Slots
 from storage_backends.types import Floats, Ids, WriteBatch
@@ -30,23 +31,26 @@ _MOST_COMPARED = 1_024
 _MOST_GROUPED = 4_096
 
 #: Further concepts that a consolidation looks at for duplicates and many edges, and a detection of
-#: regions for tight groups, until each has had its turn: a process is not told of what earlier ones
-#: left.
+#: regions for tight groups, until each has had its turn: for what other thresholds make due, and
+#: what was not told of.
 _ROUND = 64
 _ROUND_OF_GROUPS = 256
-
-#: Multiplied with a generation it gives places that lie apart (Knuth, 1973, section 6.4).
-_GOLDEN = 0x9E3779B1
 
 #: Sets of thresholds, of handles on one memory, that are kept apart.
 _MOST_FADINGS = 4
 
-#: Concepts that wait to be looked at; beyond, the oldest are given up.
-_MOST_WAITING = 65_536
-
 #: Share of the concepts above which it is not remembered which of them changed since regions were
 #: detected: a detection then starts from nothing.
 _MOST_CHANGED = 0.25
+
+#: Queues of concepts by the column that they are stored in.
+_QUEUES = {"put": "_put", "linked": "_linked", "ungrouped": "_ungrouped"}
+
+#: Whether regions were detected, too much changed since, and either tour has begun; where each
+#: tour is and ends; the thresholds of the first.
+_STATE = struct.Struct("<4?4Qdq")
+
+_log = logging.getLogger("aesg.memory")
 
 #: Returns the weight of the learned projection, ``(D, D)`` float32.
 Projection = Callable[[], Floats]
@@ -71,69 +75,15 @@ class Graph(Protocol):
         ...
 
 
-class Changed:
-    """Concepts that changed and wait to be looked at, those first that have waited longest."""
-
-    def __init__(self) -> None:
-        self._ids: dict[int, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def add(self, ids: Iterable[int]) -> None:
-        """Let concepts wait, behind the others; one that waits already goes there."""
-        for concept_id in ids:
-            self._ids.pop(concept_id, None)
-            self._ids[concept_id] = None
-        self._take(len(self) - _MOST_WAITING)
-
-    @contextmanager
-    def taken(self, count: int) -> Iterator[Ids]:
-        """Take out the first concepts, at most ``count``; they wait again if looking fails."""
-        ids = self._take(count)
-        try:
-            yield ids
-        except BaseException:
-            self.add(ids.tolist())
-            raise
-
-    def _take(self, count: int) -> Ids:
-        taken = list(islice(self._ids, max(count, 0)))
-        for concept_id in taken:
-            del self._ids[concept_id]
-        return np.array(taken, np.uint64)
-
-
-class Tour:
-    """Goes once round the slots of a graph, so many at a time.
-
-    Parameters
-    ----------
-    view : View
-        Says where it begins, so that processes that soon end do not all look at the same.
-    """
-
-    def __init__(self, view: View) -> None:
-        self._next = view.generation * _GOLDEN % max(view.size, 1)
-        self._left = view.size
-
-    def stage(self, view: View, count: int) -> Slots:
-        """Return the next live slots among ``count``, ascending; none after the whole round."""
-        count = min(count, self._left, view.size)
-        slots = np.sort((self._next + np.arange(count)) % max(view.size, 1))
-        self._next = (self._next + count) % max(view.size, 1)
-        self._left -= count
-        return slots[view.alive[slots]]
-
-
 class Evolution:
     """Applies the steps of a consolidation, and knows what changed since the last ones.
 
-    It is told of changes through `committed`. A process that begins looks at the whole graph once,
-    at its first consolidation, for what fades; so it does where an interrupt kept it from being
-    told. Its first detection of regions goes on from those there are and looks at the rows that
-    were rewritten since the last one was due. For duplicates, for too many edges and for tight
-    groups it looks at what it was told of, and at a few others, once round the graph.
+    It is told of changes through `committed`, and goes on from what `dump` returned. A process
+    that begins looks at the whole graph once, at its first consolidation, for what fades; so it
+    does where an interrupt kept it from being told. Where something may have been missed, its first
+    detection of regions goes on from those there are and looks at the rows that were rewritten
+    since the last one was due. For duplicates, for too many edges and for tight groups it looks at
+    what it was told of, and at a few others, once round the graph.
     """
 
     def __init__(self) -> None:
@@ -148,6 +98,51 @@ class Evolution:
         self._regrouping: set[int] | None = set()  # changed since the detection; None: too many
         self._regrouped = False  # whether it was told of all that changed since a detection
 
+    def dump(self) -> dict[str, bytes]:
+        """Return what waits to be looked at, as columns of the short-term table."""
+        tours = (self._tour or Tour(0, 0), self._tour_of_groups or Tour(0, 0))
+        columns = {name: getattr(self, place).ids for name, place in _QUEUES.items()}
+        columns["regrouping"] = np.sort(ids_of(self._regrouping or ()))
+        state = _STATE.pack(
+            self._regrouped,
+            self._regrouping is None,
+            self._tour is not None,
+            self._tour_of_groups is not None,
+            *(number for tour in tours for number in (tour.reached, tour.end)),
+            *(self._toured_for or (0.0, 0)),
+        )
+        dumped = {name: ids.tobytes() for name, ids in columns.items() if len(ids)}
+        return {**dumped, "evolution": state}
+
+    def load(self, columns: Mapping[str, bytes], view: View, *, is_all: bool) -> None:
+        """Take in what `dump` returned; a table that cannot be one is ignored, with a warning.
+
+        Parameters
+        ----------
+        columns : mapping of name to bytes
+        view : View
+            The present one.
+        is_all : bool
+            Whether nothing was committed since.
+        """
+        stored = {name: columns.get(name, b"") for name in (*_QUEUES, "regrouping")}
+        state = columns.get("evolution", b"")
+        if not state:
+            return
+        if len(state) != _STATE.size or any(len(ids) % 8 for ids in stored.values()):
+            _log.warning("what a consolidation was to look at is ignored: expected whole records")
+            return
+        waiting = {name: np.frombuffer(ids, np.uint64).tolist() for name, ids in stored.items()}
+        for name, place in _QUEUES.items():
+            setattr(self, place, Changed(waiting[name]))
+        regrouped, many, toured, grouped, *numbers = _STATE.unpack(state)
+        self._regrouping = None if many else set(waiting["regrouping"])
+        if is_all:
+            self._regrouped, self._generation = regrouped, view.generation
+            self._tour = Tour(*numbers[:2]) if toured else None
+            self._tour_of_groups = Tour(*numbers[2:4]) if grouped else None
+            self._toured_for = (numbers[4], numbers[5]) if toured else None
+
     def committed(self, before: View, view: View, batch: WriteBatch) -> None:
         """Be told of a batch and of the views before and after it."""
         self._require_known(before)
@@ -161,6 +156,11 @@ class Evolution:
                 self._regrouping = None
         for fading in self._fadings.values():
             fading.settled(view, batch)
+        self._generation = view.generation
+
+    def passed_over(self, before: View, view: View) -> None:
+        """Be told of a batch that leaves nothing to look at."""
+        self._require_known(before)
         self._generation = view.generation
 
     def consolidate(
@@ -214,18 +214,18 @@ class Evolution:
         view = graph.view
         thresholds = config.merge_similarity_threshold, _density(config)
         if self._tour is None or self._toured_for != thresholds:
-            self._tour, self._toured_for = Tour(view), thresholds
+            self._tour, self._toured_for = Tour.of(view), thresholds
         others = view.ids[self._tour.stage(view, _ROUND)]
         with self._put.taken(_MOST_COMPARED) as ids:
             self._merge(graph, config, np.append(ids, others))
-        with self._linked.taken(_MOST_WAITING) as ids:
+        with self._linked.taken() as ids:
             self._split(graph, config, np.append(ids, others))
         if graph.clock.epoch % config.region_detection_interval:
             return
         self._regroup(graph, config.region_detection_interval)
         if config.abstraction_enabled:
             view = graph.view
-            self._tour_of_groups = self._tour_of_groups or Tour(view)
+            self._tour_of_groups = self._tour_of_groups or Tour.of(view)
             others = view.ids[self._tour_of_groups.stage(view, _ROUND_OF_GROUPS)]
             with self._ungrouped.taken(_MOST_GROUPED) as ids:
                 self._abstract(graph, config, np.append(ids, others), projection)

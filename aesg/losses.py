@@ -18,7 +18,13 @@ _CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
 _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 
 
-def batch_loss(criterion: Criterion | None, output: Any, targets: Tensor, where: str) -> Tensor:
+def batch_loss(
+    criterion: Criterion | None,
+    output: Any,
+    targets: Tensor,
+    where: str,
+    name_of: Callable[[int], str] | None = None,
+) -> Tensor:
     """Judge what a model gave for a batch.
 
     Integer targets are classes: of ``output`` (..., C) with ``targets`` (...), for instance logits
@@ -37,6 +43,8 @@ def batch_loss(criterion: Criterion | None, output: Any, targets: Tensor, where:
         What it should have returned.
     where : str
         The batch, for messages.
+    name_of : callable, optional
+        Returns what to call a sample, given its row in the batch.
 
     Returns
     -------
@@ -56,8 +64,10 @@ def batch_loss(criterion: Criterion | None, output: Any, targets: Tensor, where:
     if criterion is None:
         criterion = _default(targets, where)
     if isinstance(criterion, _CLASSES) and is_integer(targets):
-        output, targets = _as_cases(output, targets, where)
-        _check_range(targets, output.shape[-1], criterion.ignore_index, where)
+        shape = targets.shape
+        output, targets = as_cases(output, targets, where)
+        count, ignored = output.shape[-1], criterion.ignore_index
+        check_classes(targets.view(shape), count, ignored, where, name_of)
     elif isinstance(criterion, _ELEMENTWISE) and output.shape != targets.shape:
         # Torch would stretch one to the other, with a warning, and train on that.
         raise AESGTrainingError(
@@ -91,6 +101,32 @@ def all_ignored(criterion: Criterion | None, targets: Tensor) -> bool:
     return ignored is not None and targets.numel() > 0 and bool((targets == ignored).all())
 
 
+def share_of(criterion: Criterion | None, targets: Tensor) -> float | None:
+    """Return what a batch weighs where the loss of several is to be that of one larger batch.
+
+    Parameters
+    ----------
+    criterion : callable, optional
+        As for `batch_loss`.
+    targets : integer or floating
+
+    Returns
+    -------
+    float or None
+        What the criterion divides by: the targets that `CrossEntropyLoss`, `NLLLoss` and the
+        default do not ignore, with the weights of their classes; else the samples. None where the
+        criterion adds up, by ``reduction="sum"``.
+    """
+    if getattr(criterion, "reduction", "mean") == "sum":
+        return None
+    ignored = _ignored(criterion, targets)
+    if ignored is None:
+        return float(len(targets) if targets.ndim else 1)
+    known = targets[targets != ignored]
+    weight = getattr(criterion, "weight", None)
+    return float(known.numel() if weight is None else weight[known.long()].sum())
+
+
 def _ignored(criterion: Criterion | None, targets: Tensor) -> int | None:
     if not is_integer(targets):
         return None
@@ -99,7 +135,7 @@ def _ignored(criterion: Criterion | None, targets: Tensor) -> int | None:
     return criterion.ignore_index if isinstance(criterion, _CLASSES) else None
 
 
-def trainable_value(loss: Tensor, where: str) -> float:
+def trainable_value(loss: Tensor, where: str, cause: Callable[[], str] | None = None) -> float:
     """Return the number that a loss holds, if a step can follow from it.
 
     Parameters
@@ -108,6 +144,8 @@ def trainable_value(loss: Tensor, where: str) -> float:
         The loss of a batch.
     where : str
         The batch, for messages.
+    cause : callable, optional
+        Returns what is known of why a loss is not finite, a clause.
 
     Returns
     -------
@@ -121,17 +159,32 @@ def trainable_value(loss: Tensor, where: str) -> float:
     """
     value = float(loss.item())
     if not math.isfinite(value):
+        known = "" if cause is None else f": {cause()}"
         raise AESGTrainingError(
-            f"{where}: expected a finite loss, got {value}; neither weights nor memory learned "
-            "from this batch. A lower learning_rate, inputs without NaN, or a criterion that is "
-            "finite where all targets are ignored may help"
+            f"{where}: expected a finite loss, got {value}{known}; neither weights nor memory "
+            "learned from this batch. A lower learning_rate, max_grad_norm, inputs without NaN, or "
+            "a criterion that is finite where all targets are ignored may help"
         )
     if not loss.requires_grad:
         raise AESGTrainingError(
             f"{where}: expected a loss that depends on a trainable parameter, got one without "
-            "gradient; all parameters may be frozen, or the model detaches its output"
+            "gradient; all parameters may be frozen, the model may detach its output, or this is "
+            "within torch.no_grad()"
         )
     return value
+
+
+def first_not_finite(tensor: Tensor) -> tuple[int, float] | None:
+    """Return the first row of a batch that holds NaN or infinity, and which of them it is."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return None
+    rows = tensor.reshape(len(tensor) if tensor.ndim else 1, -1)
+    wrong = (~rows.isfinite()).nonzero()
+    if not len(wrong):
+        return None
+    row, column = wrong[0].tolist()
+    number = rows[row, column]
+    return row, math.nan if bool(number.isnan()) else math.inf
 
 
 def _default(targets: Tensor, where: str) -> Criterion:
@@ -145,7 +198,7 @@ def _default(targets: Tensor, where: str) -> Criterion:
     )
 
 
-def _as_cases(output: Tensor, targets: Tensor, where: str) -> tuple[Tensor, Tensor]:
+def as_cases(output: Tensor, targets: Tensor, where: str) -> tuple[Tensor, Tensor]:
     """Return scores (N, C) and classes (N,)."""
     if output.shape[:-1] != targets.shape and output.ndim >= 2:
         last = output.movedim(1, -1)  # (B, C, ...) -> (B, ..., C)
@@ -158,9 +211,18 @@ def _as_cases(output: Tensor, targets: Tensor, where: str) -> tuple[Tensor, Tens
     return output.reshape(-1, output.shape[-1]), targets.reshape(-1).long()
 
 
-def _check_range(classes: Tensor, count: int, ignored: int, where: str) -> None:
+def check_classes(
+    classes: Tensor,
+    count: int,
+    ignored: int,
+    where: str,
+    name_of: Callable[[int], str] | None = None,
+) -> None:
+    """Raise `AESGTrainingError` unless classes are ``ignored`` or in [0, count)."""
     bad = (classes != ignored) & ((classes < 0) | (classes >= count))
     if bool(bad.any()):
+        row = int(bad.reshape(len(bad) if bad.ndim else 1, -1).any(dim=1).nonzero()[0])
+        sample = "" if name_of is None else f" in {name_of(row)}"
         raise AESGTrainingError(
-            f"{where}: expected target classes in [0, {count}), got {int(classes[bad][0])}"
+            f"{where}: expected target classes in [0, {count}), got {int(classes[bad][0])}{sample}"
         )

@@ -18,16 +18,16 @@ from aesg.config import AESGConfig
 from aesg.context import RetrievedContext
 from aesg.errors import AESGMemoryError
 from aesg.learning import Deferred, Waiting
+from aesg.memory_copies import MemoryCopies
 from aesg.memory_handle import resolved
 from aesg.memory_inputs import keys_of, values_of
-from aesg.memory_learning import MemoryLearning
 from aesg.memory_reading import DEFAULT_TOP_K
 from aesg.modes import MemoryMode
 from aesg.payload import pack_payloads
 from storage_backends.types import Ids
 
 
-class AESGMemory(MemoryLearning):
+class AESGMemory(MemoryCopies):
     """A persistent memory of concepts that a model queries at every forward pass.
 
     All handles of a process on one directory share one memory; each has its own mode, its own
@@ -70,6 +70,8 @@ class AESGMemory(MemoryLearning):
     ) -> AESGMemory:
         """Open an existing memory with the parameters that are stored in it.
 
+        Draws no random numbers.
+
         Parameters
         ----------
         directory : str or path
@@ -83,7 +85,7 @@ class AESGMemory(MemoryLearning):
         """
         wanted = MemoryMode.parse(mode)
         path = resolved(directory)
-        with binding.stored_config(path) as stored:
+        with binding.stored_config(path) as stored, torch.random.fork_rng(devices=()):
             return cls(path, replace(stored, memory_mode=wanted.value))
 
     # Reading

@@ -1,119 +1,54 @@
-"""The part of a memory's state that lies in its store: loading, width, commits, closing."""
+"""How what a process holds of a memory goes to its store: width, commits, closing."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Protocol, TypeVar
 
 import numpy as np
 
 from aesg.config import AESGConfig
-from aesg.errors import AESGConfigError
-from aesg.evolution import Evolution
-from aesg.graph.arrays import ids_of
-from aesg.graph.association import Values, associate, unanswered
-from aesg.graph.clock import Clock
+from aesg.graph.association import Values, associate, unanswered, values_of
 from aesg.graph.draft import joined
-from aesg.graph.edges import EDGE_DECAY, Coactivation
-from aesg.graph.own import OriginIndex
 from aesg.graph.pending import Pending
 from aesg.graph.shortterm import ShortTermMemory
-from aesg.memory_lock import ReadersWriterLock
-from aesg.memory_stored import are_edges_dated, clock_of, config_of, saves_of, settings_of
+from aesg.memory_loaded import LoadedState, Reopen
+from aesg.memory_stored import are_edges_dated, is_save, settings_of
 from aesg.modes import MemoryMode
-from storage_backends.engine import Engine
-from storage_backends.errors import StoreClosedError
+from storage_backends.errors import StoreClosedError, StoreError
 from storage_backends.protocol import Store
-from storage_backends.types import EVENT, Concepts, Ids, WriteBatch
-from storage_backends.view import View
+from storage_backends.types import EVENT, Concepts, EventType, Ids, Records, WriteBatch
 
 _log = logging.getLogger("aesg.memory")
-
-Read = TypeVar("Read")
 
 #: Group commit: whichever comes first.
 _COMMIT_CHANGES = 4_096
 _COMMIT_SECONDS = 2.0
 
-
-class Reopen(Protocol):
-    """Opens a store again, as its writer or beside it."""
-
-    def __call__(self, *, read_only: bool) -> Store:
-        """Return the store."""
-        ...
+#: Topology updates after which what waits is committed, where commits are counted: every update
+#: whose number is a multiple.
+_COMMIT_UPDATES = 32
 
 
-class DurableState:
-    """What one process holds of a memory, and how it comes from the store and goes there.
-
-    Callers share `lock` around what reads more than one attribute, and have it alone around what
-    changes any.
+class DurableState(LoadedState):
+    """A memory as one process holds it, and how that goes to the store.
 
     Parameters
     ----------
     store : Store
         Closed by `close`.
-    reopen : callable
-        Opens the store again, where a failed write has closed it, or to read on.
-    durability : str
-        What the store was opened with.
+    reopen, durability
+        As for `LoadedState`; callers hold its `lock` here too.
     """
 
     def __init__(self, store: Store, reopen: Reopen, durability: str) -> None:
-        self._reopen = reopen
-        self.durability = durability
-        self.engine = Engine(store)
-        self.lock = ReadersWriterLock()
-        self.config: AESGConfig
-        self.clock: Clock
-        self.shortterm: ShortTermMemory
-        self._loaded: int  # generation that the three show
-        self._coactivation = Coactivation()
-        self._saves = -1  # of the window that `shortterm` was last loaded from, or saved as
-        self._load()
-        self._pending = Pending()
-        self._open_values: Values | None = None  # that no key has resembled yet; None: not sought
-        self._evolution = Evolution()
-        self._origins = OriginIndex()
-        self._unsaved = False  # whether the short-term window differs from the stored one
-
-    @property
-    def view(self) -> View:
-        """The graph as last committed."""
-        return self.engine.view()
-
-    @property
-    def edge_decay(self) -> float:
-        """Confidence that an unused edge keeps per consolidation epoch."""
-        return EDGE_DECAY if are_edges_dated(self.view.settings) else 1.0
-
-    @property
-    def read_only(self) -> bool:
-        """Whether this process cannot write to the directory."""
-        return self.engine.store.read_only
-
-    @property
-    def vector_dim(self) -> int:
-        """Width of keys; an empty memory can change it."""
-        return self.shortterm.vector_dim
-
-    @property
-    def node_count(self) -> int:
-        """Number of born concepts, those that wait for the next commit included."""
-        waiting = self._pending
-        return self.view.node_count + len(waiting.born) - len(waiting.deleted)
-
-    @property
-    def provisional_count(self) -> int:
-        """Number of concepts in short-term memory that are not born."""
-        waiting = ids_of(self._pending.born)
-        return len(self.shortterm) - int((self.shortterm.find(waiting) >= 0).sum())
+        super().__init__(store, reopen, durability)
+        self._counting = 0  # blocks that are open in which commits are counted
+        self._is_aside = False  # whether commits concern no evolution: keys that will go back
 
     def adopt(self, config: AESGConfig) -> None:
         """Take on the parameters of a handle that opens, unless it only reads.
@@ -142,63 +77,32 @@ class DurableState:
                 self.config, self.shortterm, self._pending = before
                 raise
 
-    def require_width(self, vector_dim: int) -> None:
-        """Raise `AESGConfigError` unless the memory has this width."""
-        if vector_dim == self.vector_dim:
-            return
-        held = self.view.node_count + len(self._pending.born)
-        what = f"holds {held} concepts" if held else "has no concepts, and was last opened to be"
-        raise AESGConfigError(
-            f"The memory {what} of another width: expected vector_dim={self.vector_dim}, "
-            f"got {vector_dim}. Pass AESGConfig(vector_dim={self.vector_dim}), "
-            "or choose another directory."
-        )
+    def restore(self, put: Callable[[], object]) -> None:
+        """Let other records take the place of those of the store, and begin with them.
 
-    def refresh(self) -> bool:
-        """Take in what the writing process has committed; True if there was anything."""
-        if not self.read_only or self._is_current():
-            return False
-        with self.lock.alone():
-            self.revive()
-            self.engine.refresh()
-            if self.view.generation == self._loaded:
-                return False
-            self._load()
-            return True
+        What waits to be committed goes with the old ones. The parameters stay.
 
-    def resolve(self, ids: Ids) -> Ids:
-        """Return the concept that stands for each id: itself, or what it was merged into.
-
-        0 where nothing does. Callers share the lock.
+        Parameters
+        ----------
+        put : callable
+            Puts them there; where it raises, all is as before.
         """
-        held = (self.view.slots(ids) >= 0) | (self.shortterm.find(ids) >= 0)
-        present = np.where(held, ids, np.uint64(0))
-        if not held.all():
-            present[~held] = self.engine.store.resolve(ids[~held])
-        return present
-
-    def stored_payloads(self, ids: Ids) -> Sequence[bytes | None]:
-        """Return the payload of each concept; None where there is none. Callers have the lock."""
-        return self.engine.store.payloads(ids)
-
-    def payloads(self, ids: Ids) -> Sequence[bytes | None]:
-        """Return the payload of what stands for each concept; None where there is none.
-
-        The view is not asked: it may be older than what a merge has left of the payloads.
-        """
-        return self._read(lambda: self.engine.store.resolved_payloads(ids))
-
-    def present(self, ids: Ids) -> Ids:
-        """Do what `resolve` does, for callers that do not have the lock."""
-        return self._read(lambda: self.resolve(ids))
-
-    def _read(self, read: Callable[[], Read]) -> Read:
-        """Read from the store, which is opened again where a failed write has closed it."""
-        with self.lock.shared(), suppress(StoreClosedError):
-            return read()
         with self.lock.alone():
-            self.revive()
-            return read()
+            config, before = self.config, self.view.generation
+            try:
+                self.engine.exchange(put)
+            finally:
+                if self._reached_since(before):  # also where an interrupt came after the last step
+                    try:
+                        self._begin_anew(config)
+                    except KeyboardInterrupt:  # half of it would be of the records before
+                        self._begin_anew(config)
+                        raise
+
+    def _begin_anew(self, config: AESGConfig) -> None:
+        self.engine.refresh()
+        self._begin()
+        self.config = config
 
     def read_on(self) -> None:
         """Save, and let another process write from now on."""
@@ -218,12 +122,38 @@ class DurableState:
             finally:
                 self.engine.close()
 
-    def commit_if_due(self) -> None:
-        """Commit when enough has gathered, or when it has waited long enough."""
+    @contextmanager
+    def counted_commits(self) -> Iterator[None]:
+        """Let commits depend on what is learned, and not on the time, for a block."""
+        with self.lock.alone():
+            self._counting += 1
+        try:
+            yield
+        finally:
+            with self.lock.alone():
+                self._counting -= 1
+
+    @property
+    def counts_commits(self) -> bool:
+        """Whether a block of `counted_commits` is open."""
+        return self._counting > 0
+
+    def commit_if_due(self, *, updated: bool = False) -> None:
+        """Commit when enough has gathered, or when it has waited long enough.
+
+        Parameters
+        ----------
+        updated : bool
+            Whether a topology update has just been counted.
+        """
         waiting, now = self._pending, time.monotonic()
+        if self._counting:
+            waited = updated and self.clock.tick % _COMMIT_UPDATES == 0
+        else:
+            waited = now - waiting.since >= _COMMIT_SECONDS
         if not len(waiting):
             waiting.since = now
-        elif len(waiting) >= _COMMIT_CHANGES or now - waiting.since >= _COMMIT_SECONDS:
+        elif waited or len(waiting) >= _COMMIT_CHANGES:
             self.commit()
 
     def commit_waiting(self) -> None:
@@ -232,19 +162,41 @@ class DurableState:
             self.commit()
 
     def save(self) -> None:
-        """Commit everything, the short-term window included, if anything is new."""
+        """Commit everything, the short-term window included, if anything is new.
+
+        Who goes on from here goes the same way as who opens the memory anew.
+        """
         if self.read_only:
             return
-        stored = self.view.settings
-        known = all(
-            stored.get(name) == value
-            for name, value in settings_of(self.clock, self.config, self._saves).items()
-        )
-        if self._unsaved or len(self._pending) or not known:
-            born = ids_of(self._pending.born)
-            window = self.shortterm.dump(without=born)
-            self.commit(shortterm={**window, "pairs": self._coactivation.dump()})
+        if self._has_news:
+            if self._pending.changes:
+                self.commit()  # what it leaves to look at is part of what is saved
+            self.commit(shortterm=self._window())
             self._unsaved = False
+        elif not is_save(self.view.settings):
+            try:
+                self.commit(shortterm=self._window())
+            except StoreError as error:  # nothing of the memory itself is lost
+                _log.info("what waits to be looked at was not saved: %s", error)
+        self.engine.arrange()
+
+    @property
+    def _has_news(self) -> bool:
+        """Whether anything was learned that is not durable."""
+        stored = self.view.settings
+        known = self._settings(self._saves, is_save=True)
+        del known["is_save"]  # which says nothing of the memory
+        others = any(stored.get(name) != value for name, value in known.items())
+        return self._unsaved or bool(len(self._pending)) or others
+
+    def _window(self) -> dict[str, bytes]:
+        """Return the short-term table, with what else a later process goes on with."""
+        columns = {**self.shortterm.dump(), **self._evolution.dump()}
+        columns["pairs"] = self._coactivation.dump()
+        columns["held_back"] = str(self._held_back).encode()
+        if self._open_values is not None:
+            columns["open_values"] = self._open_values.tobytes()
+        return columns
 
     def commit(
         self,
@@ -263,14 +215,16 @@ class DurableState:
         new = joined([newcomers] if concepts is None else [newcomers, concepts]) or newcomers
         least = self.config.novelty_explanation_threshold
         if self._open_values is None and len(new):
-            self._open_values = unanswered(self.view, self.vector_dim)
-        open_values = self._open_values or Values.none(self.vector_dim)
+            self._open_values = unanswered(self.view, self.vector_dim).ids
+        open_values = Values.none(self.vector_dim)
+        if self._open_values is not None and len(new):
+            open_values = values_of(self.view, self._open_values)
         called_for = associate(self.view, new, open_values, least)
         batch = self._pending.batch(
             self.view, self.shortterm, self.clock, new, called_for, self.config.max_edges_per_node
         )
         batch = replace(batch, payloads=payloads or {})
-        waiting = None if self._open_values is None else called_for.waiting
+        waiting = called_for.waiting.ids if len(new) else self._open_values
         self._write(batch, shortterm, partial(self._settle, newcomers.ids, waiting))
 
     def date_edges(self) -> None:
@@ -312,7 +266,7 @@ class DurableState:
             batch,
             most_events=self.config.max_events,
             shortterm=shortterm,
-            settings=settings_of(self.clock, self.config, saves),
+            settings=self._settings(saves, is_save=shortterm is not None),
         )
         before = self.view
         try:
@@ -325,8 +279,15 @@ class DurableState:
             raise
         self._saves = saves
         settle()
-        self._evolution.committed(before, self.view, batch)
+        self.rates.pruned += _count_pruned(batch.events)
+        if self._is_aside:
+            self._evolution.passed_over(before, self.view)
+        else:
+            self._evolution.committed(before, self.view, batch)
         self._origins.committed(before, self.view, batch)
+
+    def _settings(self, saves: int, *, is_save: bool) -> dict[str, bytes]:
+        return settings_of(self.clock, self.config, saves, is_save=is_save)
 
     def _reached_since(self, generation: int) -> bool:
         try:
@@ -334,7 +295,7 @@ class DurableState:
         except StoreClosedError:  # which a failed write does
             return False
 
-    def _settle(self, born: Ids, open_values: Values | None) -> None:
+    def _settle(self, born: Ids, open_values: Ids | None) -> None:
         """Let go of what is durable."""
         self.shortterm.remove(born)
         self._open_values = open_values
@@ -348,31 +309,6 @@ class DurableState:
         self._pending.events.clear()
         for gone, stands in aliases.items():
             self.shortterm.rename(gone, stands)
-
-    def revive(self) -> None:
-        """Open the store again where a failed write has closed it.
-
-        Raises
-        ------
-        StoreError
-            If it cannot be opened, is another one by now, or was written to meanwhile.
-        """
-        try:
-            self.engine.store.generation()
-        except StoreClosedError:
-            store = self._reopen(read_only=self.read_only)
-            other = store.uuid != self.engine.store.uuid
-            if other or (not store.read_only and store.generation() != self.view.generation):
-                store.close()
-                raise
-            self.engine.store = store
-
-    def _is_current(self) -> bool:
-        """Tell whether there is nothing to take in."""
-        try:
-            return self.engine.is_current() and self.view.generation == self._loaded
-        except StoreClosedError:
-            return False
 
     @property
     def _has_config(self) -> bool:
@@ -392,39 +328,10 @@ class DurableState:
             )
         self.shortterm = ShortTermMemory(vector_dim)
         self._pending = Pending()
-        self._open_values = Values.none(vector_dim)
+        self._open_values = np.empty(0, np.uint64)
         self._unsaved = True
 
-    def _load(self) -> None:
-        """Take parameters, counters and short-term memory from the store, all of one commit."""
-        same = saves_of(self.view.settings) == self._saves
-        window = None if same else self._stored_window()
-        view = self.view
-        config, clock = config_of(view.settings), clock_of(view.settings)
-        clock.next_id = max(clock.next_id, view.greatest_id + 1)  # no id is ever given twice
-        self.config, self.clock = config, clock
-        if window is None:
-            self._drop_born(self.shortterm)
-        else:
-            self.shortterm = self._window_of(window)
-            self._coactivation.load(window.get("pairs", b""))
-            self._saves = saves_of(window)
-        self._loaded = self.view.generation
 
-    def _stored_window(self) -> Mapping[str, bytes]:
-        """Return the short-term table; where it is newer than the view, that catches up."""
-        while True:
-            window = self.engine.store.shortterm()
-            if saves_of(window) == saves_of(self.view.settings) or not self.engine.refresh():
-                return window
-
-    def _window_of(self, stored: Mapping[str, bytes]) -> ShortTermMemory:
-        shortterm = ShortTermMemory(self.view.vector_dim or self.config.vector_dim)
-        shortterm.load(stored, self.clock.next_id)
-        self._drop_born(shortterm)
-        return shortterm
-
-    def _drop_born(self, shortterm: ShortTermMemory) -> None:
-        """Take out of a window what was born since it was stored."""
-        held = shortterm.entries["id"]
-        shortterm.remove(held[self.view.slots(held) >= 0])
+def _count_pruned(events: Records) -> int:
+    """Return how many concepts events say were pruned; a second number tells of edges."""
+    return int(((events["type"] == EventType.PRUNE) & (events["id2"] == 0)).sum())

@@ -72,12 +72,16 @@ class MemoryHandle(nn.Module):
 
     @property
     def storage(self) -> StorageInfo:
-        """Counts and health of what is stored; commits what is born or linked first."""
-        return StorageInfo(self._committed().engine)
+        """Counts and health of what is stored; commits what is born or linked first.
+
+        Within `counted_commits`, as in `AESGTrainer.fit`, reading commits nothing: edges are those
+        of the last commit there.
+        """
+        return StorageInfo(self._settled())
 
     @property
     def logger(self) -> EvolutionLog:
-        """The evolution log."""
+        """The evolution log; within `counted_commits` that of the last commit."""
         return EvolutionLog(self._events)
 
     @property
@@ -147,8 +151,8 @@ class MemoryHandle(nn.Module):
     def edges(self, concept_id: int | np.integer[Any]) -> list[Edge]:
         """Return the edges that lead from a concept, the strongest first.
 
-        What is linked is committed first. For a concept that was merged they are those of the
-        concept that took it over.
+        What is linked is committed first, but within `counted_commits`. For a concept that was
+        merged they are those of the concept that took it over.
 
         Parameters
         ----------
@@ -166,7 +170,7 @@ class MemoryHandle(nn.Module):
         """
         wanted = id_of(concept_id)
         self.refresh()
-        state = self._committed()
+        state = self._settled()
         with state.lock.shared(), storage_errors(f"read memory '{self.directory}'"):
             return edges_of(state.view, int(state.resolve(wanted)[0]), state.clock.epoch)
 
@@ -180,6 +184,9 @@ class MemoryHandle(nn.Module):
         """Take in what the writing process has committed; True if there was anything."""
         with storage_errors(f"read memory '{self.directory}'"):
             return self._state.refresh()
+
+    def reset_state(self) -> None:
+        """Forget what this handle alone took from the memory: here, nothing."""
 
     def close(self) -> None:
         """Save, and let go of the directory; the last handle of the process closes it.
@@ -280,11 +287,16 @@ class MemoryHandle(nn.Module):
         self._bound = bound
         return bound
 
-    def _committed(self) -> MemoryState:
-        """Return the state with nothing born or linked left to commit, and its store open."""
+    def _settled(self) -> MemoryState:
+        """Return the state to be looked at, with its store open.
+
+        Nothing born or linked is left to commit, unless commits are counted: who looks at a
+        training would change it.
+        """
         state = self._state
         with state.lock.alone(), storage_errors(f"write to memory '{self.directory}'"):
-            state.commit_waiting()
+            if not state.counts_commits:
+                state.commit_waiting()
             state.revive()
         return state
 
@@ -294,7 +306,7 @@ class MemoryHandle(nn.Module):
         )
 
     def _events(self, newest: int | None) -> Kept:
-        state = self._committed()
+        state = self._settled()
         with state.lock.shared(), storage_errors(f"read memory '{self.directory}'"):
             return kept(state.engine.store, newest)
 

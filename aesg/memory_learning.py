@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aesg._seam import storage_errors
 from aesg.config import AESGConfig
 from aesg.context import RetrievedContext
 from aesg.errors import AESGMemoryError, AESGNavigationError
 from aesg.graph.novelty import Experience
 from aesg.learning import Deferred, Waiting, experience_again, experience_of
 from aesg.memory_inputs import check_log_probs, queries_of
+from aesg.memory_keys import KeyChanges
 from aesg.memory_reading import MemoryReading
 from aesg.modes import MemoryMode
 from aesg.reading import Queries, Reading
@@ -166,9 +168,89 @@ class MemoryLearning(MemoryReading):
                 except AESGMemoryError as error:
                     wrong = wrong or error
             state.advance(self.config, allowed, self._projection)
-            state.commit_if_due()
+            state.commit_if_due(updated=True)
         if wrong is not None:
             raise wrong
+
+    @contextmanager
+    def counted_commits(self) -> Iterator[None]:
+        """Let commits depend on what is learned and not on the time, for a block.
+
+        Commits show to retrievals: edges, uses and moved keys work from the next commit on. With
+        commits that come by the clock two runs of the same training are not the same. Within
+        `AESGTrainer.fit` they are counted. Looking, by `storage`, `logger`, `edges`, `explain` or
+        `recall`, commits nothing there; `save`, `copy`, `remember` and `rekey` do. This concerns
+        all handles of the process. To be entered in a mode that learns.
+        """
+        state = self._state
+        with state.counted_commits():
+            yield
+
+    @contextmanager
+    def refreshing(self, earlier: KeyChanges | None = None) -> Iterator[KeyChanges]:
+        """Note how `update_keys` changes keys in a block, so that they can be put back.
+
+        Refreshed keys are those that the network, as it is, asks with: good to read by. Training
+        that goes on from them is other training than one that never stopped. Saves before and
+        after; within the block call nothing that learns but `update_keys`.
+
+        Parameters
+        ----------
+        earlier : KeyChanges, optional
+            Of a refresh whose keys were put back since. Concepts that are not met in the block
+            get those keys again, unless they changed otherwise, and are among what is yielded.
+
+        Yields
+        ------
+        KeyChanges
+            Empty until the block has ended, also by an error.
+
+        Raises
+        ------
+        AESGStorageError
+            If the memory cannot be written.
+        """
+        state, changes = self._state, KeyChanges.none(self.vector_dim)
+        earlier = earlier or KeyChanges.none(self.vector_dim)
+        earlier.require_width(self.vector_dim)
+        with state.lock.alone(), self._writes_what_was_learned():
+            state.begin_refresh()
+        try:
+            yield changes
+        finally:
+            with state.lock.alone(), self._writes_what_was_learned():
+                changes.become(state.end_refresh(earlier))
+
+    def put_back(self, changes: KeyChanges) -> int:
+        """Give concepts the keys that they had before a refresh; durable when the call returns.
+
+        Those that have changed otherwise since are left alone.
+
+        Returns
+        -------
+        int
+            Concepts that were given their keys again.
+
+        Raises
+        ------
+        AESGMemoryError
+            If the changes are of another width.
+        AESGStorageError
+            If the memory cannot be written.
+        """
+        return self._put_keys(changes, back=True)
+
+    def put_forward(self, changes: KeyChanges) -> int:
+        """Give concepts the keys of a refresh again, after `put_back`; see there."""
+        return self._put_keys(changes, back=False)
+
+    def _put_keys(self, changes: KeyChanges, *, back: bool) -> int:
+        state = self._state
+        changes.require_width(state.vector_dim)
+        if state.read_only:
+            return 0
+        with state.lock.alone(), storage_errors(f"write to memory '{self.directory}'"):
+            return len(state.put_keys(changes, back=back))
 
     @property
     def can_rekey(self) -> bool:

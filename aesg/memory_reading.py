@@ -144,7 +144,7 @@ class MemoryReading(MemoryHandle):
     ) -> tuple[Columns, Trace]:
         """Return what `recall` attends to; for the operator of compiled models."""
         queries = queries_of(query, self.vector_dim, outcomes, origins, before)
-        with self._reads() as state:
+        with self._reads() as state, state.rates.retrieval():
             scope = state.scope
             reading = self._read(state, queries, top_k, vectors)
             crowds = self._crowding.counts(scope, reading.slots) if balanced else None

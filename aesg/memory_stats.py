@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -27,11 +31,29 @@ class NoveltyRates:
         Those that became provisional concepts.
     born : int
         Provisional concepts that were born.
+    pruned : int
+        Concepts that were pruned, as of the last commit.
+    retrievals : int
+        Calls of `recall` and `retrieve`, of many queries each.
+    retrieval_seconds : float
+        Time that they took to find concepts, without the attention to them. Threads that retrieve
+        at the same moment may leave one out.
     """
 
     queries: int = 0
     provisional: int = 0
     born: int = 0
+    pruned: int = 0
+    retrievals: int = 0
+    retrieval_seconds: float = field(default=0.0, compare=False)  # no two runs take as long
+
+    @contextmanager
+    def retrieval(self) -> Iterator[None]:
+        """Count a retrieval, and how long the block takes."""
+        began = time.perf_counter()
+        yield
+        self.retrievals += 1
+        self.retrieval_seconds += time.perf_counter() - began
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,29 +104,50 @@ def _reasons(kind: int) -> tuple[str, ...]:
     return tuple(each.name for each in EdgeKind if each & kind and each.name is not None)
 
 
+class Held(Protocol):
+    """What counts need of the state of a memory."""
+
+    @property
+    def engine(self) -> Engine:
+        """What is committed."""
+        ...
+
+    @property
+    def node_count(self) -> int:
+        """Number of born concepts, those that wait for the next commit included."""
+        ...
+
+
 @dataclass(frozen=True)
 class StorageInfo:
     """Counts and health of what a memory stores, as of its last commit.
 
+    Reading them changes nothing.
+
     Parameters
     ----------
-    engine : Engine
+    state : Held
     """
 
-    engine: Engine
+    state: Held
 
     def __repr__(self) -> str:
         shown = ("node_count", "edge_count", "generation", "snapshot_generation")
         return f"StorageInfo({', '.join(f'{name}={getattr(self, name)}' for name in shown)})"
 
     @property
+    def engine(self) -> Engine:
+        """What is committed."""
+        return self.state.engine
+
+    @property
     def node_count(self) -> int:
-        """Number of born concepts."""
-        return self.engine.view().node_count
+        """Number of born concepts, those that wait for the next commit included."""
+        return self.state.node_count
 
     @property
     def edge_count(self) -> int:
-        """Number of directed edges."""
+        """Number of directed edges, as of the last commit."""
         return self.engine.view().edge_count
 
     @property

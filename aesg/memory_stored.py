@@ -69,7 +69,7 @@ def _bounded(config: AESGConfig) -> AESGConfig:
     return replace(config, spreading_activation_steps=steps)
 
 
-def settings_of(clock: Clock, config: AESGConfig, saves: int) -> dict[str, bytes]:
+def settings_of(clock: Clock, config: AESGConfig, saves: int, *, is_save: bool) -> dict[str, bytes]:
     """Return the settings of every commit.
 
     Parameters
@@ -78,11 +78,14 @@ def settings_of(clock: Clock, config: AESGConfig, saves: int) -> dict[str, bytes
     config : AESGConfig
     saves : int
         How often the short-term window was stored, this commit included.
+    is_save : bool
+        Whether this commit stores it.
     """
     numbers = {"next_id": clock.next_id, "epoch": clock.epoch, "tick": clock.tick, "saves": saves}
     numbers["max_events"] = config.max_events  # for compaction, which knows no config
     numbers["edge_epochs"] = 1  # see `are_edges_dated`
-    settings = {name: str(number).encode() for name, number in numbers.items()}
+    numbers["is_save"] = is_save
+    settings = {name: str(int(number)).encode() for name, number in numbers.items()}
     return {**settings, "config": config.to_json().encode()}
 
 
@@ -103,3 +106,8 @@ def saves_of(settings: Mapping[str, bytes]) -> int:
         If that is not a number.
     """
     return _number(settings, "saves", 0)
+
+
+def is_save(settings: Mapping[str, bytes]) -> bool:
+    """Tell whether the last commit was one that stored the short-term window."""
+    return settings.get("is_save") == b"1"

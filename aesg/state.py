@@ -19,11 +19,9 @@ from aesg.graph.clock import microseconds
 from aesg.graph.novelty import Experience, digest
 from aesg.graph.pending import newborn
 from aesg.graph.scope import Scope
-from aesg.memory_durable import DurableState, Reopen
-from aesg.memory_stats import NoveltyRates
+from aesg.memory_refreshed import RefreshedState
 from aesg.modes import Permissions
 from storage_backends.columns import Slots
-from storage_backends.protocol import Store
 from storage_backends.types import Concepts, EdgeKind, EventType, Floats, Ids, ValueKind
 
 #: Share of the way that a vector value moves towards what came.
@@ -36,19 +34,14 @@ _PRIMARY = 3
 _SPARE_SHARE = 100
 
 
-class MemoryState(DurableState):
+class MemoryState(RefreshedState):
     """One memory as one process sees it: what is durable, and how it learns.
 
     Parameters
     ----------
     store, reopen, durability
-        As for `DurableState`; callers hold its `lock` here too.
+        As for `RefreshedState`; callers hold its `lock` here too.
     """
-
-    def __init__(self, store: Store, reopen: Reopen, durability: str) -> None:
-        super().__init__(store, reopen, durability)
-        self.rates = NoveltyRates()
-        self._held_back = 0
 
     @property
     def scope(self) -> Scope:
@@ -126,6 +119,7 @@ class MemoryState(DurableState):
         """Re-key the concepts that are met again, and learn nothing else; return how many."""
         found = self._own(experience, config)
         rows = np.flatnonzero(found)
+        self._note(found[rows])
         self._rekey(experience, found[rows], rows)
         return len(rows)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +105,42 @@ class Observing(Memory, Protocol):
 
     def observe(self, outcomes: Tensor) -> None:
         """Say what came at each query."""
+        ...
+
+
+@runtime_checkable
+class Rated(Memory, Protocol):
+    """What the trainer needs of one that counts what it does."""
+
+    @property
+    def rates(self) -> Any:
+        """What was born, pruned and retrieved; `NoveltyRates`."""
+        ...
+
+    @property
+    def provisional_count(self) -> int:
+        """How many provisional concepts there are."""
+        ...
+
+
+@runtime_checkable
+class KeyKeeping(Rekeyable, Protocol):
+    """What the trainer needs of one with which training can be interrupted and go on the same."""
+
+    def counted_commits(self) -> AbstractContextManager[None]:
+        """Let the clock have no part in commits for a block."""
+        ...
+
+    def refreshing(self, earlier: Any = None) -> AbstractContextManager[Any]:
+        """Note for a block how `update_keys` changes keys; yield the changes."""
+        ...
+
+    def put_back(self, changes: Any) -> int:
+        """Give concepts the keys that they had before changes."""
+        ...
+
+    def put_forward(self, changes: Any) -> int:
+        """Give concepts the keys of changes again."""
         ...
 
 
@@ -219,18 +256,23 @@ def is_compiled(model: nn.Module) -> bool:
     )
 
 
-def counter_of(memory: Memory | None) -> Callable[[], tuple[int, int]] | None:
-    """Return what counts the concepts and edges of a memory."""
-    if memory is None:
-        return None
-    storage = memory.storage
-    return lambda: (storage.node_count, storage.edge_count)
-
-
-def check_count(name: str, value: int) -> None:
+def check_count(name: str, value: object) -> None:
     """Raise `AESGTrainingError` unless a number is an integer of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise AESGTrainingError(f"{name}: expected an integer >= 1, got {value!r}")
+        raise AESGTrainingError(f"{name}: expected an integer >= 1, got {value!r:.80}")
+
+
+def check_criterion(criterion: object) -> None:
+    """Raise `AESGTrainingError` unless a criterion is None or can be called for a loss."""
+    if isinstance(criterion, type):
+        raise AESGTrainingError(
+            f"criterion: expected a function or an instance, got the class {criterion.__name__}: "
+            f"write {criterion.__name__}()"
+        )
+    if criterion is not None and not callable(criterion):
+        raise AESGTrainingError(
+            f"criterion: expected criterion(output, targets), got {criterion!r:.80}"
+        )
 
 
 def adam(model: nn.Module, learning_rate: float) -> Adam:
@@ -249,9 +291,21 @@ def adam(model: nn.Module, learning_rate: float) -> Adam:
 
 def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
     """Raise `AESGTrainingError` unless an optimizer moves a parameter of the model."""
+    if isinstance(optimizer, type):
+        raise AESGTrainingError(
+            f"optimizer: expected a torch.optim.Optimizer, got the class {optimizer.__name__}: "
+            f"write {optimizer.__name__}(model.parameters(), lr=...)"
+        )
     if not isinstance(optimizer, Optimizer):
         raise AESGTrainingError(
             f"optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}"
+        )
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise AESGTrainingError(
+            "optimizer: expected one that makes a step of one gradient, got "
+            f"{type(optimizer).__name__}, which evaluates the model several times in a step: the "
+            "memory would learn each batch as often"
         )
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if held.isdisjoint(map(id, model.parameters())):

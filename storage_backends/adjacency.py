@@ -309,15 +309,15 @@ class Adjacency:
         )
 
     def renumbered(self, slot_of: Slots) -> Adjacency:
-        """Return the adjacency after slots were dropped.
+        """Return the adjacency after slots were dropped or have changed places.
 
         Parameters
         ----------
         slot_of : (N,) int64
-            New slot of each present one, ascending; -1 where it is dropped. Edges to dropped slots
-            go.
+            New slot of each present one; -1 where it is dropped. Edges to dropped slots go.
         """
         kept = np.flatnonzero(slot_of >= 0)
+        kept = kept[np.argsort(slot_of[kept])]
         owner, positions = self.positions(kept)
         leads = self.leads[positions]
         targets = slot_of[leads["target"]]

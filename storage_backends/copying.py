@@ -193,9 +193,11 @@ def _new_directory(directory: Path) -> Iterator[None]:
         If there is something in it, or it is a file.
     """
     layout.refuse_network_file_system(directory)
-    made = not directory.exists()
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        for path in made:
+            layout.sync_folder(path.parent)
         found = sorted(set(os.listdir(directory)) - {"lost+found"})
     except (FileExistsError, NotADirectoryError) as error:
         raise NotAStoreError(f"{directory}: expected a directory, got a file") from error

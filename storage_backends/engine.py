@@ -18,7 +18,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,7 +30,7 @@ from storage_backends.housekeeping import Housekeeper
 from storage_backends.progress import Progress, silent
 from storage_backends.protocol import Store
 from storage_backends.recovery import Footing, Shown, caught_up, recover, snapshot_problems
-from storage_backends.staleness import is_wasteful
+from storage_backends.staleness import is_wasteful, is_worth_writing
 from storage_backends.types import EDGE, Concepts, Contents, Ids, Problem, Records, WriteBatch
 from storage_backends.view import View
 
@@ -139,6 +139,36 @@ class Engine:
         with self._housekeeper.paused():
             self._housekeeper.check()
             self._housekeeper.rebuild(progress=progress)
+        return self._shown.view
+
+    def arrange(self) -> None:
+        """Give the view the order of slots that it has when it is opened anew.
+
+        What hangs on that order, such as which of several equal concepts is found first, is then
+        the same whether a process goes on or another one opens the memory. A view that stands on
+        a snapshot, or is to, stays as it is.
+        """
+        with self._lock:
+            shown = self._shown
+            if not is_worth_writing(shown, self._exact_below):
+                self._shown = replace(shown, view=shown.view.arranged())
+
+    def exchange(self, put: Callable[[], object]) -> View:
+        """Let other records take the place of those of the store, and return the view of them.
+
+        Parameters
+        ----------
+        put : callable
+            Puts them there; where it raises, all is as before.
+        """
+        with self._housekeeper.paused(), self._lock:
+            put()
+            self._offered, self._was_damaged = None, False
+            self._shown = recover(self.store)
+            self._told = self._shown.view.generation
+            self._noticed = self.store.manifest_seq()
+            self._note_footing()
+            self._housekeeper.begin_anew()
         return self._shown.view
 
     def verify(self) -> Sequence[Problem]:

@@ -161,12 +161,15 @@ class Environment:
             return self._env.readers()
 
     def give_up(self, reason: str) -> None:
-        """Close the environment under all its handles."""
+        """Close the environment under all its handles.
+
+        Another call does what Ctrl-C has kept an earlier one from doing.
+        """
         with self.lock:
-            if self._closed_because is None:
-                self._closed_because = reason
-                self._env.close()
-                _shared.pop(self.key, None)
+            self._closed_because = self._closed_because or reason
+            self._env.close()
+            if _shared.get(self.key) is self:
+                del _shared[self.key]
 
     def release(self, *, sync: bool) -> None:
         """End the use by one handle, with all commits durable; the last one closes.
@@ -194,12 +197,15 @@ class Environment:
             self._handles += 1
 
     def _reopen(self, mode: OpenMode) -> None:
-        self._env.close()
         try:
+            self._env.close()
             self._env, self._tables = open_tables_in(self._folder, mode)
             self._mode = mode
         except StoreError:
             self._env, self._tables = open_tables_in(self._folder, self._mode)
+            raise
+        except BaseException:
+            self.give_up("opening it for writing was interrupted")
             raise
 
     @property
@@ -300,6 +306,9 @@ def acquire(folder: Path, mode: OpenMode) -> Environment:
 def _acquire(folder: Path, mode: OpenMode) -> Environment:
     begun, examined = time.monotonic(), False
     environment = _shared.get(layout.key_of(folder / layout.DATA))
+    if environment is not None and not environment.is_open:
+        environment.give_up("closing it was interrupted")
+        environment = None
     if environment is None or (mode.writable and not environment.writable):
         examined = trust.require_sound_pages(folder, writing=mode.writable)
     if environment is None:
@@ -316,7 +325,7 @@ def _acquire(folder: Path, mode: OpenMode) -> Environment:
                 time.monotonic() - begun,
             )
         environment.attach(mode)
-    except StoreError as error:
+    except BaseException as error:  # after Ctrl-C, too, nobody has examined it
         if not environment.in_use:
             environment.give_up(f"it could not be opened ({error})")
         raise

@@ -129,6 +129,11 @@ class Housekeeper:
         if not running:
             self._stop.set()
 
+    def begin_anew(self) -> None:
+        """Forget what was found out about the graph: another view is shown, with its own."""
+        self._newer, self._dead_at_sample, self._poor = False, 0, False
+        self._floor = _LEAST_RECALL
+
     def forget_thread(self) -> None:
         """Do no more: in a forked child there is neither the thread nor whoever held the locks."""
         self._begin(running=False)

@@ -91,6 +91,14 @@ class IdMap:
             slots = np.where(slots >= 0, slots, self.base.find(ids))
         return slots
 
+    def following(self, after: int, count: int) -> Ids:
+        """Return the ``count`` lowest ids above ``after``, ascending, each once."""
+        parts = []
+        for held in (self.base.ids, self.added.ids):
+            first = np.searchsorted(held, np.uint64(after), side="right")
+            parts.append(held[first : first + count])
+        return np.unique(np.concatenate(parts))[:count]
+
     def greatest(self, alive: Column[np.bool_]) -> int:
         """Return the greatest id whose slot is alive, 0 if none is."""
         return max(self.base.greatest(alive), self.added.greatest(alive))

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from storage_backends import checksum, codec
 from storage_backends.errors import StoreCorruptError
 from storage_backends.opening import Tables, Transaction
-from storage_backends.types import EVENT, STATS, Concepts, Contents, Ids, Records, StoreStats
+from storage_backends.types import (
+    EVENT,
+    STATS,
+    Concepts,
+    Contents,
+    Floats,
+    Ids,
+    Records,
+    StoreStats,
+)
 
 _NO_IDS: Ids = np.empty(0, np.uint64)
 
@@ -117,6 +126,13 @@ def read_changes(transaction: Transaction, tables: Tables, since: int) -> Conten
         deleted=live.gone(entries),
         settings=read_settings(transaction, tables),
     )
+
+
+def read_keys(transaction: Transaction, tables: Tables, ids: Ids) -> Floats:
+    """Return the keys of concepts, ``(N, D)`` in the order of the ids."""
+    ordered, place = np.unique(ids, return_inverse=True)
+    keys = codec.decode_keys(ordered, _Live(transaction, tables).records("key", ordered))
+    return keys[place]
 
 
 def read_payloads(transaction: Transaction, tables: Tables, ids: Ids) -> list[bytes | None]:

@@ -33,7 +33,7 @@ from storage_backends.lease import Lease
 from storage_backends.locks import WriterLock
 from storage_backends.opening import MAP_SIZE, Job, OpenMode, Tables, Transaction
 from storage_backends.sweeping import AliasSweep
-from storage_backends.types import Contents, Ids, Problem, Records, StoreStats, WriteBatch
+from storage_backends.types import Contents, Floats, Ids, Problem, Records, StoreStats, WriteBatch
 from storage_backends.validation import PreparedBatch, prepare
 
 #: Generations that the log keeps; a reader further behind loads all.
@@ -217,6 +217,11 @@ class LMDBStore:
         """Read what changed after generation ``since``, or None if the log no longer says."""
         return self._opened().read(lambda txn, tables: lmdb_read.read_changes(txn, tables, since))
 
+    def keys(self, ids: Ids) -> Floats:
+        """Return the keys of concepts as they were put, ``(N, D)`` float32."""
+        wanted = np.asarray(ids, np.uint64)
+        return self._opened().read(lambda txn, tables: lmdb_read.read_keys(txn, tables, wanted))
+
     def payloads(self, ids: Ids) -> Sequence[bytes | None]:
         """Return the payload of each id; None where there is none."""
         wanted = np.asarray(ids, np.uint64)
@@ -270,6 +275,19 @@ class LMDBStore:
                 if folder in (None, tried):
                     raise
         return False
+
+    def enter(self, folder: Path) -> None:
+        """Move a handle that may write to the folder that it has let ``CURRENT`` name.
+
+        Raises
+        ------
+        StoreError
+            If the folder cannot be opened, or is of another memory. The handle can write no more.
+        """
+        self._require_writable()
+        self._lease.move(folder, self._is_of_this_memory)
+        if self.folder != folder:
+            raise StoreError(f"{folder}: expected the next folder of this memory, got another")
 
     def copy_to(self, folder: Path, *, compact: bool) -> None:
         """Write a copy of the last commit into an existing, empty folder, durably.

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from storage_backends.types import Contents, Ids, Problem, Records, StoreStats, WriteBatch
+from storage_backends.types import Contents, Floats, Ids, Problem, Records, StoreStats, WriteBatch
 
 
 class Store(Protocol):
@@ -73,6 +73,16 @@ class Store(Protocol):
 
     def changes(self, since: int) -> Contents | None:
         """Read what changed after generation ``since``, or None if the log no longer says."""
+        ...
+
+    def keys(self, ids: Ids) -> Floats:
+        """Return the keys of concepts as they were put, ``(N, D)`` float32.
+
+        Raises
+        ------
+        StoreCorruptError
+            If there is no such concept.
+        """
         ...
 
     def payloads(self, ids: Ids) -> Sequence[bytes | None]:

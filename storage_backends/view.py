@@ -257,7 +257,21 @@ class View:
 
     def compacted(self) -> View:
         """Return an equal view without tombstones; slots change, the graph base is dropped."""
+        return self._of_slots(np.flatnonzero(self.alive.whole()))
+
+    def arranged(self) -> View:
+        """Return an equal view without tombstones whose slots are in the order of the ids.
+
+        That is the order in which a view of records has them. The graph base is dropped.
+        """
+        ids = self.ids.whole()
+        if not self.dead and bool((ids[1:] > ids[:-1]).all()):
+            return self
         kept = np.flatnonzero(self.alive.whole())
+        return self._of_slots(kept[np.argsort(ids[kept])])
+
+    def _of_slots(self, kept: Slots) -> View:
+        """Return a view that has some slots, in this order, and no graph base."""
         slot_of = np.full(self.size, -1, np.int64)
         slot_of[kept] = np.arange(len(kept))
         columns: dict[str, Any] = {}

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 # Before torch or faiss is imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from importlib.util import find_spec
+
 import pytest
 from hypothesis import settings
 
@@ -21,9 +23,31 @@ settings.register_profile("aesg", deadline=None)
 settings.load_profile("aesg")
 
 
+#: Of the operators that torchvision looks for when it is imported. Without them, as beside a torch
+#: that was built for another machine, neither it nor torchmetrics nor Lightning can be imported.
+_OPERATORS = ("nms", "qnms")
+
+#: The definitions last as long as this.
+_torchvision: object = None
+
+
+def _let_torchvision_be_imported() -> None:
+    global _torchvision
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        import torch
+
+        _torchvision = library = torch.library.Library("torchvision", "DEF")
+        for name in _OPERATORS:
+            library.define(f"{name}(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
+
+
 def pytest_configure() -> None:
     # A shell ignores Ctrl-C for what it starts in the background, and that is inherited.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if find_spec("torchvision") is not None:
+        _let_torchvision_be_imported()
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,8 @@ from tests import memory_children
 _ROOT = str(Path(__file__).parents[1])
 _SECONDS = 60
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([memory_children.__name__])
+# The second has an optimizer made, for which torch imports much that it does not need before.
+_context.set_forkserver_preload([memory_children.__name__, "tests.checkpoint_children"])
 
 
 class Child:

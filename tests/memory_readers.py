@@ -48,6 +48,18 @@ def watch(say: Connection, directory: str, last: int) -> None:
         say.send(len(seen))
 
 
+def watch_stamps(say: Connection, directory: str) -> None:
+    """Retrieve until told to stop; say each stamp that is another one than the last."""
+    with AESGMemory.open(directory) as memory:
+        last = None
+        while not say.poll():
+            value = stamp(memory)
+            if value != last:
+                say.send(value)
+                last = value
+        say.recv()
+
+
 def idle(say: Connection, directory: str) -> None:
     """Hold a memory open, having retrieved from it; say what it holds when asked."""
     with AESGMemory.open(directory) as memory:

@@ -89,6 +89,17 @@ def test_a_refused_image_leaves_no_trace_in_the_network(wrong: float) -> None:
     assert all(torch.equal(after[name], each) for name, each in before.items())
 
 
+def test_training_names_the_place_of_an_image_that_is_refused() -> None:
+    colours = pictures(6, 3)
+    grays = gray(colours)
+    grays[4, 0, 2, 2] = torch.nan
+    trainer = AESGTrainer(model(), batch_size=2, progress=False)
+    with pytest.raises(
+        AESGTrainingError, match=r"epoch 1, batch \d: Images: .*, in the sample at index 4$"
+    ):
+        trainer.fit(list(zip(grays, colours, strict=True)))
+
+
 @pytest.mark.parametrize(("low", "high"), [(0, 255), (-1, 1)])
 def test_pixels_outside_their_range_are_refused_with_what_to_do(low: float, high: float) -> None:
     made = model()

@@ -378,6 +378,7 @@ def test_without_memory_the_memory_neither_ages_nor_forgets(mode: str) -> None:
     )
     memory = model.memory
     facts = memory.remember(torch.randn(20, memory.vector_dim), torch.arange(20), list(range(20)))
+    memory.save()
     clock, generation = str(memory._state.clock), memory.storage.generation
     trainer = AESGTrainer(model, progress=False)
     data = [(row[:-1], row[1:]) for row in text(batch=4)]

@@ -64,6 +64,7 @@ def commands(text: str) -> tuple[set[str], set[str]]:
     return modules, {first or second for first, second in targets}
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")  # Lightning
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}

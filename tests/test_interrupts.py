@@ -49,6 +49,36 @@ def test_a_second_interrupt_does_not_wait() -> None:
     assert done == ["first held"]
 
 
+def test_a_step_behind_a_second_interrupt_is_not_interrupted_by_the_first() -> None:
+    with Interrupts() as interrupts:
+        with pytest.raises(KeyboardInterrupt), interrupts.step():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        with interrupts.step():
+            pass
+
+
+def test_a_whole_block_ends_before_any_interrupt_is_raised() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts, interrupts.whole():
+        interrupt()
+        interrupt()
+        interrupt()
+        done.append("rest of the block")
+    assert done == ["rest of the block"]
+
+
+def test_what_an_inner_block_has_held_waits_for_the_end_of_the_outer_one() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), Interrupts() as outer, outer.step():
+        with Interrupts() as inner, inner.whole():
+            interrupt()
+            interrupt()
+            done.append("inner")
+        done.append("outer")
+    assert done == ["inner", "outer"]
+
+
 def test_an_error_of_the_step_is_not_hidden_by_the_interrupt() -> None:
     with pytest.raises(ZeroDivisionError), Interrupts() as interrupts, interrupts.step():
         interrupt()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aesg.errors import AESGTrainingError
-from aesg.losses import Criterion, batch_loss, trainable_value
+from aesg.losses import Criterion, batch_loss, first_not_finite, share_of, trainable_value
 
 WHERE = "epoch 1, batch 2"
 
@@ -138,3 +138,50 @@ def test_a_loss_that_is_not_finite_is_refused(value: float) -> None:
 def test_a_loss_without_a_gradient_is_refused() -> None:
     with pytest.raises(AESGTrainingError, match="trainable parameter"):
         trainable_value(torch.tensor(1.0), WHERE)
+
+
+TARGETS = torch.tensor([0, 1, 1, -100])
+
+
+@pytest.mark.parametrize(
+    ("criterion", "share"),
+    [
+        (None, 3.0),
+        (nn.CrossEntropyLoss(ignore_index=1), 2.0),
+        (nn.CrossEntropyLoss(weight=torch.tensor([0.5, 2.0])), 4.5),
+        (nn.NLLLoss(reduction="sum"), None),
+        (lambda output, targets: output.sum(), 4.0),
+    ],
+)
+def test_a_batch_weighs_what_its_criterion_divides_by(
+    criterion: Criterion | None, share: float | None
+) -> None:
+    assert share_of(criterion, TARGETS) == share
+
+
+def test_batches_of_distances_weigh_their_samples() -> None:
+    assert share_of(None, torch.zeros(5, 3)) == 5
+    assert share_of(nn.MSELoss(reduction="sum"), torch.zeros(5, 3)) is None
+    assert share_of(None, torch.tensor(1.0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        ([[0.0, 1.0], [2.0, math.inf], [math.nan, 0.0]], (1, math.inf)),
+        ([[0.0, 1.0], [2.0, -math.inf]], (1, math.inf)),
+        ([[0.0], [1.0]], None),
+    ],
+)
+def test_the_first_row_that_is_not_finite_is_found(
+    rows: list[list[float]], found: tuple[int, float] | None
+) -> None:
+    assert first_not_finite(torch.tensor(rows)) == found
+
+
+def test_nan_is_told_from_infinity_and_integers_are_finite() -> None:
+    found = first_not_finite(torch.tensor([1.0, math.nan]))
+    assert found is not None
+    assert found[0] == 1
+    assert math.isnan(found[1])
+    assert first_not_finite(torch.arange(3)) is None

@@ -30,6 +30,14 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in kept}
 
 
+def test_open_draws_no_random_numbers() -> None:
+    AESGMemory("memory", AESGConfig(vector_dim=8)).close()
+    before = torch.get_rng_state()
+    for mode in ("INFERENCE", "TRAIN"):
+        AESGMemory.open("memory", mode=mode).close()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_open_takes_the_parameters_from_disk() -> None:
     made = config(max_concepts=77, novelty_birth_threshold=1, max_edges_per_node=5)
     AESGMemory("memory", made).close()
@@ -404,7 +412,7 @@ def test_a_clock_before_1970_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 def test_storage_tells_commits_and_sizes_with_the_snapshot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aesg.memory_durable.Engine", partial(Engine, exact_below=1))
+    monkeypatch.setattr("aesg.memory_loaded.Engine", partial(Engine, exact_below=1))
     memory = opened()
     before = memory.storage.generation
     memory.remember(patterns(0, 1))

@@ -215,7 +215,7 @@ class TestReadersBesideTheWriterOfTheirProcess:
     def test_the_reader_goes_on_above_a_snapshot(
         self, directory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("aesg.memory_durable.Engine", partial(Engine, exact_below=4))
+        monkeypatch.setattr("aesg.memory_loaded.Engine", partial(Engine, exact_below=4))
         writer, reader = trainer(directory), AESGMemory.open(directory)
         writer.storage.engine.rebuild()
         writer.close()

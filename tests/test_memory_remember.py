@@ -165,6 +165,7 @@ def test_what_cannot_be_remembered_is_told_and_nothing_is_written(
 ) -> None:
     memory = opened()
     memory.remember(pattern(5))
+    memory.save()
     before = memory.storage.engine.view().generation
     with pytest.raises(kind, match=words):
         memory.remember(**{"keys": patterns(0, 1), **arguments})

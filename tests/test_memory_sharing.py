@@ -320,8 +320,9 @@ def test_a_printed_handle_says_what_it_is() -> None:
 def test_a_printed_storage_shows_its_counts() -> None:
     memory = opened()
     memory.remember(patterns(0, 1))
+    memory.save()
     storage = memory.storage
-    shown = "StorageInfo(node_count=2, edge_count=0, generation=2, snapshot_generation=None)"
+    shown = "StorageInfo(node_count=2, edge_count=0, generation=3, snapshot_generation=None)"
     assert repr(storage) == shown
     memory.close()
     assert repr(storage) == shown

@@ -27,7 +27,7 @@ from tests.tool_runs import let_others_in
 from tools._command import run, size
 
 ROOT = Path(__file__).parents[1]
-TOOLS = ("compact", "snapshot", "stats", "verify")
+TOOLS = ("compact", "restore", "snapshot", "stats", "verify")
 
 
 def failing(error: BaseException) -> click.Command:
@@ -108,17 +108,25 @@ def _all_of(descriptor: int) -> str:
     return b"".join(parts).decode(errors="replace")
 
 
+def _arguments(tool: str, directory: Path) -> list[Path]:
+    """Return what a tool is to be given to work on a memory."""
+    if tool == "restore":
+        make(directory.with_name("copy"), first_batch())
+        return [directory.with_name("copy"), directory]
+    return [directory, directory.with_name("copy")] if tool == "snapshot" else [directory]
+
+
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_user_without_permission_gets_one_line(directory: Path, tool: str) -> None:
     let_others_in(directory.parent)
     directory.chmod(0o700)
-    arguments = [directory, directory.with_name("copy")] if tool == "snapshot" else [directory]
+    arguments = _arguments(tool, directory)
     assert run_child(children.as_stranger, tool, *arguments) == "2\n"
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_reader_that_hangs_up_is_no_traceback(directory: Path, tool: str) -> None:
-    arguments = [directory, directory.with_name("copy")] if tool == "snapshot" else [directory]
+    arguments = _arguments(tool, directory)
     process = subprocess.Popen(
         [sys.executable, "-m", f"tools.{tool}", *map(str, arguments)],
         cwd=ROOT,

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 from aesg.config import AESGConfig
 from aesg.errors import AESGTrainingError
@@ -23,88 +23,17 @@ from aesg.models import AESGDecoderLM
 from aesg.modes import MemoryMode
 from aesg.nn import MemoryCrossAttention
 from aesg.trainer import AESGTrainer
-
-
-class RecordingMemory:
-    """Writes down what is called, in order, and in which mode."""
-
-    def __init__(self, calls: list[str], config: AESGConfig | None = None) -> None:
-        self.calls = calls
-        self.config = config or AESGConfig()
-        self.mode = MemoryMode.ONLINE
-        self.storage = SimpleNamespace(node_count=3, edge_count=4)
-
-    def set_mode(self, mode: MemoryMode) -> None:
-        self.mode = mode
-
-    def reset_state(self) -> None:
-        self.calls.append("reset_state")
-
-    def update_topology(self) -> None:
-        self.calls.append("update_topology")
-
-    def save(self) -> None:
-        self.calls.append("save")
-
-
-class Classifier(nn.Module):
-    """Two inputs, three classes; tells when it is run, and in which mode."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(2, 3)
-        self.calls: list[str] = []
-        self.seen: list[tuple[bool, bool, MemoryMode | None]] = []
-        self.memory: RecordingMemory | None = None
-        self.during: Callable[[], None] = lambda: None
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        self.calls.append("forward")
-        mode = self.memory.mode if self.memory is not None else None
-        self.seen.append((self.training, torch.is_grad_enabled(), mode))
-        self.during()
-        output: Tensor = self.linear(inputs)
-        return output
-
-
-class ObservingClassifier(Classifier):
-    def observe(self, targets: Tensor) -> None:
-        self.calls.append(f"observe {targets.tolist()}")
-
-
-def with_memory(model: Classifier, config: AESGConfig | None = None) -> RecordingMemory:
-    model.memory = RecordingMemory(model.calls, config)
-    return model.memory
-
-
-def classifier() -> tuple[Classifier, RecordingMemory]:
-    torch.manual_seed(0)
-    model = Classifier()
-    return model, with_memory(model)
-
-
-def samples(count: int) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(1)
-    return [(torch.randn(2, generator=generator), torch.tensor(i % 3)) for i in range(count)]
-
-
-def loader(data: Any, **options: Any) -> DataLoader[Any]:
-    return DataLoader(data, **options)
-
-
-def failing_at(call: int, error: BaseException) -> Callable[[], None]:
-    """Return a function that raises at its ``call``-th call."""
-    count = iter(range(1, call))
-
-    def fail() -> None:
-        if next(count, None) is None:
-            raise error
-
-    return fail
-
-
-def weights(model: nn.Module) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in model.parameters()]
+from tests.trainer_build import (
+    Classifier,
+    ObservingClassifier,
+    RecordingMemory,
+    classifier,
+    failing_at,
+    loader,
+    samples,
+    weights,
+    with_memory,
+)
 
 
 def test_a_step_makes_its_calls_in_the_documented_order() -> None:
@@ -117,7 +46,7 @@ def test_a_step_makes_its_calls_in_the_documented_order() -> None:
     trainer.optimizer.register_step_post_hook(lambda *_: model.calls.append("optimizer step"))
     trainer.fit([(torch.zeros(2), torch.tensor(1))] * 3, epochs=2)
     one_step = ["reset_state", "forward", "observe [1, 1, 1]", "backward", "optimizer step"]
-    assert model.calls[:14] == [*one_step, "update_topology", "save"] * 2
+    assert model.calls[:16] == [*one_step, "update_topology", "save", "save"] * 2
 
 
 def test_fit_trains_in_train_mode_and_puts_modes_back() -> None:
@@ -201,10 +130,16 @@ def test_predict_gives_one_output_for_each_batch_of_an_iterable() -> None:
     assert [output.shape for output in outputs] == [(4, 3), (1, 3)]
 
 
+def test_predict_takes_an_array_as_one_batch() -> None:
+    model, _ = classifier()
+    inputs = np.ones((4, 2))
+    assert torch.equal(AESGTrainer(model).predict(inputs), model.linear(torch.ones(4, 2)))
+
+
 def test_predict_refuses_what_is_no_tensor() -> None:
     model, memory = classifier()
     with pytest.raises(AESGTrainingError, match="got str as batch 1"):
-        AESGTrainer(model).predict("text")  # type: ignore[arg-type]
+        AESGTrainer(model).predict("text")
     assert memory.mode is MemoryMode.ONLINE
 
 
@@ -262,7 +197,7 @@ def test_an_interrupt_ends_training_after_its_step_and_loses_nothing(
     model.during = interrupt_in_fifth_step
     with caplog.at_level(logging.WARNING):
         losses = AESGTrainer(model, batch_size=2).fit(samples(6), epochs=9)
-    assert len(losses) == 2  # three steps of the first epoch, two of the second
+    assert len(losses) == 1  # three steps of the first epoch, two of the second
     assert model.calls.count("update_topology") == 5
     assert model.calls[-4:] == ["update_topology", "reset_state", "save", "reset_state"]
     assert memory.mode is MemoryMode.ONLINE
@@ -272,8 +207,7 @@ def test_an_interrupt_ends_training_after_its_step_and_loses_nothing(
 def test_an_interrupt_from_inside_a_step_saves_without_that_step() -> None:
     model, _ = classifier()
     model.during = failing_at(3, KeyboardInterrupt())
-    losses = AESGTrainer(model, batch_size=2).fit(samples(8), epochs=2)
-    assert len(losses) == 1
+    assert AESGTrainer(model, batch_size=2).fit(samples(8), epochs=2) == []
     assert model.calls.count("update_topology") == 2
     assert model.calls[-4:] == ["forward", "reset_state", "save", "reset_state"]
 
@@ -393,6 +327,7 @@ def test_the_order_of_samples_follows_the_global_seed() -> None:
         ({"batch_size": 2.0}, "batch_size: expected an integer >= 1, got 2.0"),
         ({"learning_rate": 0.0}, "learning_rate: expected a finite number > 0, got 0.0"),
         ({"learning_rate": math.nan}, "learning_rate: .* got nan"),
+        ({"optimizer": torch.optim.Adam}, r"got the class Adam: write Adam\(model.parameters"),
         ({"optimizer": "adam"}, "optimizer: expected a torch.optim.Optimizer, got str"),
         (
             {"optimizer": torch.optim.SGD([torch.zeros(1)], lr=1.0)},
@@ -411,6 +346,14 @@ def test_epochs_must_be_counted(epochs: Any) -> None:
     model, _ = classifier()
     with pytest.raises(AESGTrainingError, match=f"epochs: expected an integer >= 1, got {epochs}"):
         AESGTrainer(model).fit(samples(2), epochs=epochs)
+
+
+def test_targets_in_the_place_of_epochs_are_recognised() -> None:
+    model, _ = classifier()
+    with pytest.raises(
+        AESGTrainingError, match=r"got a Tensor: .* TensorDataset\(inputs, targets\)"
+    ):
+        AESGTrainer(model).fit(torch.zeros(4, 2), torch.zeros(4))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("data", [[], loader([])])
@@ -512,7 +455,7 @@ def test_fit_ends_with_a_pass_that_only_re_keys() -> None:
     end = model.calls.index("save") + 1
     (observed,) = {call for call in model.calls[end:] if call.startswith("observe")}
     steps = ["train", "reset_state", "forward", observed, "update_keys", "reset_state", "save"]
-    assert model.calls[end : end + 7] == steps
+    assert model.calls[end : end + 8] == ["save", *steps]
     assert model.seen == [(True, True, MemoryMode.TRAIN), (False, False, MemoryMode.TRAIN)]
     assert all(map(torch.equal, before, weights(model)))
     assert trainer.memory is not None
@@ -558,14 +501,17 @@ def test_a_refresh_draws_no_random_numbers() -> None:
     assert drawn[0] == drawn[1]
 
 
-def test_an_interrupt_while_keys_are_refreshed_ends_the_training() -> None:
+def test_an_interrupt_while_keys_are_refreshed_ends_the_training(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     model = Classifier()
     trainer = rekeying(model)
     model.during = failing_at(2, KeyboardInterrupt())
     losses = trainer.fit(samples(4))
     assert len(losses) == 1
-    assert model.calls.count("save") == 2
+    assert model.calls[-2:] == ["save", "reset_state"]
     assert "update_keys" not in model.calls
+    assert "interrupted while the memory's keys were refreshed" in caplog.text
     assert trainer.memory is not None
     assert trainer.memory.mode is MemoryMode.ONLINE
 
@@ -595,7 +541,8 @@ def test_the_memory_of_a_part_is_trained_evaluated_and_put_back() -> None:
     trainer = AESGTrainer(nn.Sequential(nn.Linear(2, 3), part))
     assert trainer.memory is part.memory
     trainer.fit(samples(4))
-    assert part.calls == ["reset_state", "forward", "update_topology", "save", "reset_state"]
+    step = ["reset_state", "forward", "update_topology"]
+    assert part.calls == [*step, "save", "save", "reset_state"]
     trainer.evaluate(samples(4))
     trainer.predict(torch.zeros(1, 2))
     inference = MemoryMode.INFERENCE

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aesg.graph.arrays import unit
+from aesg.graph.arrays import live, unit
 from aesg.graph.neighbours import nearest_among
 from storage_backends.columns import Slots
 from storage_backends.faiss_index import merge_by_cosine, nearest, padded
@@ -147,6 +147,15 @@ def unanswered(view: View, width: int) -> Values:
         if len(found) >= MOST_WAITING:
             break
     return found.last(MOST_WAITING)
+
+
+def values_of(view: View, ids: Ids) -> Values:
+    """Return the vector values of those of some concepts that exist and lead beyond themselves."""
+    slots, vectors = live(view, ids), view.value_vectors
+    if vectors is None or not len(slots):
+        return Values.none(view.keys.shape[1])
+    slots = slots[view.value_kinds[slots] == ValueKind.VECTOR]
+    return _onward(view.ids[slots], view.keys[slots], vectors[slots])
 
 
 def _values_of(new: Concepts) -> Values:

@@ -34,7 +34,7 @@ class _Counted:
 class Crowding:
     """Counts of the concepts that share a value, kept until graph or short-term memory change.
 
-    For one memory: a commit counts the graph anew, a provisional concept the window alone.
+    For one memory: a commit counts both anew, a provisional concept the window alone.
     """
 
     def __init__(self) -> None:
@@ -59,8 +59,10 @@ class Crowding:
         if graph.state != state:
             held = view.alive.whole() & (view.value_kinds.whole() == ValueKind.INTEGER)
             graph = self._graph = _counted(state, view.value_ids.whole()[held])
-        # Ids ascend and are never given twice: what has the same ends and length is the same.
-        state = (len(entries), *entries["id"][[0, -1]].tolist()) if len(entries) else (0,)
+        # Ids ascend and are never given twice: what has the same ends and length is the same,
+        # unless a copy of the memory has come back meanwhile.
+        ends = entries["id"][[0, -1]].tolist() if len(entries) else []
+        state = (view.generation, len(entries), *ends)
         if window.state != state:
             held = entries["value_kind"] == ValueKind.INTEGER
             window = self._window = _counted(state, entries["value_id"][held])

@@ -55,7 +55,7 @@ class OriginIndex:
             self._count += 1
 
     def slots(self, view: View, origins: Ids) -> Slots:
-        """Return the slots of the concepts of some origins, in no particular order.
+        """Return the slots of the concepts of some origins, ascending.
 
         Parameters
         ----------
@@ -71,7 +71,7 @@ class OriginIndex:
         held = [self._ids[begin:end] for begin, end in zip(first, last, strict=True)]
         added = [each for origin in origins.tolist() for each in self._added.get(origin, ())]
         slots = view.slots(np.concatenate([*held, np.array(added, np.uint64)]))
-        slots = slots[slots >= 0]
+        slots = np.sort(slots[slots >= 0])
         # a concept that another was merged into may have no origin any more
         return slots[np.isin(view.stats[slots]["origin"], origins)]
 

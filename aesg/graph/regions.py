@@ -131,8 +131,8 @@ def regroup(view: View, found: Found) -> WriteBatch | None:
 class _Nodes:
     """The graph as communities are found in it.
 
-    Nodes are the slots in an order that follows from the concept ids alone and says nothing of who
-    is near whom.
+    Nodes are the slots in an order that follows from the order of the concept ids alone and says
+    nothing of who is near whom.
     """
 
     view: View
@@ -142,7 +142,7 @@ class _Nodes:
 
     @classmethod
     def of(cls, view: View) -> _Nodes:
-        slot = np.argsort(_scattered(view.ids.whole()), kind="stable")
+        slot = np.argsort(_scattered(_ranks(view)), kind="stable")
         node = np.empty(len(slot), np.int64)
         node[slot] = np.arange(len(slot))
         degrees = np.zeros(len(slot), np.int64)
@@ -187,9 +187,17 @@ def _out(view: View, slots: Slots) -> Links:
     return owner, leads["target"].astype(np.int64), units
 
 
-def _scattered(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return a number for each id that says nothing of its neighbours' (SplitMix64)."""
-    mixed = ids * np.uint64(0x9E3779B97F4A7C15)
+def _ranks(view: View) -> NDArray[np.uint64]:
+    """Return how many live concepts have a lower id, for each slot; tombstones come last."""
+    ranks = np.empty(view.size, np.uint64)
+    order = np.lexsort((view.ids.whole(), ~view.alive.whole()))
+    ranks[order] = np.arange(view.size, dtype=np.uint64)
+    return ranks
+
+
+def _scattered(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return a number for each that says nothing of its neighbours' (SplitMix64)."""
+    mixed = numbers * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     return mixed ^ (mixed >> np.uint64(27))
 

@@ -174,12 +174,11 @@ class ShortTermMemory:
         if gone.any():
             self._window = self._moved(np.flatnonzero(~gone))
 
-    def dump(self, without: Ids) -> dict[str, bytes]:
-        """Return the entries, but for those of some ids, as the columns of the short-term table."""
-        kept = ~np.isin(self.entries["id"], without)
-        columns = {"entries": self.entries[kept].tobytes(), "keys": self.keys[kept].tobytes()}
-        if self.vectors is not None:
-            columns["vectors"] = self.vectors[kept].tobytes()
+    def dump(self) -> dict[str, bytes]:
+        """Return the entries as the columns of the short-term table."""
+        columns = {"entries": self.entries.tobytes(), "keys": self.keys.tobytes()}
+        if self.vectors is not None and (self.entries["value_kind"] == ValueKind.VECTOR).any():
+            columns["vectors"] = self.vectors.tobytes()
         return columns
 
     def load(self, columns: Mapping[str, bytes], next_id: int) -> None:

@@ -34,7 +34,7 @@ _OVERSHOOT = 0.05
 #: Distance from black and from white that the logit of a pixel keeps.
 _EDGE = 0.02
 #: Weights of red, green and blue in the gray of an image (ITU-R BT.601).
-_LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 
 
 class _PaintingModel(ImageModel):
@@ -273,12 +273,10 @@ class AESGColorizationNet(_PaintingModel):
         )
         for parameter in self.decoder.last.parameters():
             nn.init.zeros_(parameter)  # starts as the gray image
-        self.register_buffer("luma", torch.tensor(_LUMA).view(3, 1, 1), persistent=False)
+        self.register_buffer("luma", torch.tensor(LUMA).view(3, 1, 1), persistent=False)
 
     def _own(self, features: Tensor, images: Tensor) -> Tensor:
-        height, width = images.shape[2:]
-        change: Tensor = self.decoder(features)[:, :, :height, :width]
-        return (images.logit(_EDGE) + change).sigmoid()
+        return tinted(images, self.decoder(features))
 
     def _relative(self, images: Tensor) -> Tensor:
         return images - (images * self.luma).sum(1, keepdim=True)
@@ -364,6 +362,19 @@ class AESGCNNAutoencoder(_PaintingModel):
 
     def _absolute(self, patches: Tensor, images: Tensor) -> Tensor:
         return patches + 0.5
+
+
+def tinted(images: Tensor, change: Tensor) -> Tensor:
+    """Return gray images ``(B, 1, H, W)`` with colours, given a change of the pixels' logits.
+
+    Parameters
+    ----------
+    images : (B, 1, H, W) tensor
+    change : (B, 3, H', W') tensor
+        At least as high and as wide as the images; the rest is cut off.
+    """
+    height, width = images.shape[2:]
+    return (images.logit(_EDGE) + change[:, :, :height, :width]).sigmoid()
 
 
 def check_range(name: str, images: Tensor) -> None:

@@ -3,41 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from scipy import stats  # type: ignore[import-untyped]
 
-_CONFIDENCE = 0.95
+from aesg.benchmark.statistics import Interval, interval, t_point
 
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % t-interval.
-
-    Parameters
-    ----------
-    mean : float
-    half : float
-        Half of the interval's width; infinite where one value alone tells of no spread.
-    count : int
-        Values that it is of.
-    """
-
-    mean: float
-    half: float
-    count: int
-
-    @property
-    def low(self) -> float:
-        """Lower end."""
-        return self.mean - self.half
-
-    @property
-    def high(self) -> float:
-        """Upper end."""
-        return self.mean + self.half
+__all__ = ["Comparison", "Interval", "compare", "interval", "paired"]
 
 
 @dataclass(frozen=True)
@@ -59,22 +32,6 @@ class Comparison:
         sign = 1 if better == "higher" else -1
         low, high = sorted((sign * self.difference.low, sign * self.difference.high))
         return "ahead" if low > 0 else "behind" if high < 0 else "even"
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """Return the mean of some values with its interval.
-
-    Parameters
-    ----------
-    values : sequence of float
-        At least one.
-    """
-    count = len(values)
-    mean = float(np.mean(values))
-    if count < 2:
-        return Interval(mean, math.inf, count)
-    error = float(np.std(values, ddof=1)) / math.sqrt(count)
-    return Interval(mean, float(stats.t.ppf((1 + _CONFIDENCE) / 2, count - 1)) * error, count)
 
 
 def compare(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Comparison | None:
@@ -110,5 +67,5 @@ def _p_value(found: Interval) -> float:
     if found.half == 0:
         return 0.0 if found.mean else 1.0
     freedom = found.count - 1
-    error = found.half / float(stats.t.ppf((1 + _CONFIDENCE) / 2, freedom))
+    error = found.half / t_point(freedom)
     return float(2 * stats.t.sf(abs(found.mean) / error, freedom))

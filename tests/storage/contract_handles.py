@@ -19,6 +19,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "commit": lambda store: store.commit(WriteBatch()),
     "load": lambda store: store.load(),
     "changes": lambda store: store.changes(0),
+    "keys": lambda store: store.keys(ids(1)),
     "payloads": lambda store: store.payloads(ids(1)),
     "resolved_payloads": lambda store: store.resolved_payloads(ids(1)),
     "resolve": lambda store: store.resolve(ids(1)),

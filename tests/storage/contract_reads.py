@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage_backends.errors import StoreUsageError
+from storage_backends.errors import StoreCorruptError, StoreUsageError
 from storage_backends.types import Contents, WriteBatch
 from tests.storage.build import concepts, edges, events, ids, stats
 from tests.storage.picture import contents_picture, rows
@@ -124,6 +124,15 @@ class ReadContract:
         for array in arrays_of(batch):
             array.flags.writeable = False
         assert empty.commit(batch)["sizes"] == (2, 1, 0, 0)
+
+    def test_keys_come_as_they_were_put_in_the_order_asked_for(self, place: Place) -> None:
+        held = place.store.load().concepts
+        order = np.arange(len(held))[::-1]
+        assert len(order) > 1
+        assert place.store.keys(held.ids[order]).tolist() == held.keys[order].tolist()
+        assert place.store.keys(held.ids[[1, 1]]).tolist() == held.keys[[1, 1]].tolist()
+        with pytest.raises(StoreCorruptError, match="expected"):
+            place.store.keys(ids(int(held.ids[0]), 10**6))
 
     def test_payloads_come_in_the_order_asked_for(self, place: Place) -> None:
         assert list(place.store.payloads(ids(2, 60, 1, 3, 2))) == [

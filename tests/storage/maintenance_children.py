@@ -19,17 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from storage_backends import compaction, copying, layout, repair
+from storage_backends import compaction, copying, layout, repair, replacement
 from storage_backends.engine import Engine
 from storage_backends.errors import NotAStoreError
 from storage_backends.examination import examine
 from storage_backends.lmdb_store import LMDBStore
 from storage_backends.types import EVENT, WriteBatch
+from storage_backends.view import View
 from tests.storage.engines import LARGE
 from tests.storage.picture import picture
 
 #: Calls that change what is on the disk, or make it durable.
-_STEPS = {
+STEPS = {
     *("copyfile", "copy", "fsync", "ftruncate", "link", "mkdir", "open", "pwrite", "rename"),
     *("replace", "rmdir", "sync", "unlink", "write", "posix_fallocate", "initialise"),
 }
@@ -67,6 +68,32 @@ def compact_forever(directory: str) -> None:
     """Compact a memory again and again, saying each folder that comes into use."""
     while True:
         _say(compaction.compact(directory, wait=30).folder)
+
+
+def watch_two(directory: str, *known: str) -> None:
+    """Read on and on until the end of input; say the number of each content that is read.
+
+    What is read must always be one of those that are known, by `content_of`, and whole.
+    """
+    with closing(Engine(LMDBStore.open(directory, read_only=True), LARGE)) as engine:
+        last = -1
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            engine.refresh()
+            number = known.index(content_of(engine.view()))
+            if number != last:
+                _say(number)
+                last = number
+
+
+def content_of(view: View) -> str:
+    """Return the hash of all that a view shows of concepts and edges."""
+    content = hashlib.sha256()
+    ids = np.sort(view.ids.whole()[view.alive.whole()])
+    slots = view.slots(ids)
+    content.update(ids.tobytes() + view.keys[slots].tobytes() + view.stats[slots].tobytes())
+    for concept_id in ids.tolist():
+        content.update(view.edges(concept_id).tobytes())
+    return content.hexdigest()
 
 
 def watch(directory: str) -> None:
@@ -110,7 +137,7 @@ def die_at_every_step(tool: str, pristine: str, stride: str) -> None:
         pid = os.fork()
         if not pid:
             _die_at(step)
-            {"compact": compaction.compact, "repair": repair.repair}[tool](memory)
+            _tools(memory)[tool](memory)
             sys.setprofile(None)
             os._exit(0)
         _, status = os.waitpid(pid, 0)
@@ -126,6 +153,14 @@ def die_at_every_step(tool: str, pristine: str, stride: str) -> None:
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0
             return
+
+
+def _tools(memory: Path) -> dict[str, Callable[[Path], object]]:
+    return {
+        "compact": compaction.compact,
+        "repair": repair.repair,
+        "restore": partial(replacement.restore, memory.with_name("copy")),
+    }
 
 
 def _shown(store: LMDBStore) -> dict[str, Any]:
@@ -162,7 +197,7 @@ def _die_at(step: int) -> None:
     steps = itertools.count(1)
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:
-        if event == "c_call" and argument.__name__ in _STEPS and next(steps) == step:
+        if event == "c_call" and argument.__name__ in STEPS and next(steps) == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.setprofile(profile)

@@ -17,13 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage_backends.errors import StoreClosedError, StoreReadOnlyError, StoreUsageError
+from storage_backends.errors import (
+    StoreClosedError,
+    StoreCorruptError,
+    StoreReadOnlyError,
+    StoreUsageError,
+)
 from storage_backends.types import (
     EDGE,
     EVENT,
     STATS,
     Concepts,
     Contents,
+    Floats,
     Ids,
     Problem,
     Records,
@@ -167,6 +173,14 @@ class ReferenceStore:
             settings=dict(now.settings),
             **_edge_columns(now, _live(now, *(state.edges_set for state in later))),
         )
+
+    def keys(self, ids: Ids) -> Floats:
+        """Return the keys of concepts, ``(N, D)`` in the order of the ids."""
+        held = self._states()[-1].concepts
+        for concept_id in ids.tolist():
+            if concept_id not in held:
+                raise StoreCorruptError(f"key: expected concept {concept_id}, found none")
+        return np.array([held[each].key for each in ids.tolist()], np.float32)
 
     def payloads(self, ids: Ids) -> Sequence[bytes | None]:
         """Return the payload of each id, None where there is none."""

@@ -45,7 +45,11 @@ def test_following_change_sets_shows_what_a_fresh_load_shows_and_leaves_old_view
         for _ in range(data.draw(st.integers(1, 3))):
             store.commit(data.draw(valid_batches(picture(store))))
         view = view.advanced(_changes(store, view.generation))
-        assert shown(view) == shown(View.of(store.load()))
+        fresh = View.of(store.load())
+        assert shown(view) == shown(fresh)
+        arranged = view.arranged()
+        assert shown(arranged) == shown(fresh)
+        assert arranged.ids.whole().tolist() == fresh.ids.whole().tolist()
         past.append((view, frozen(view)))
         if data.draw(st.booleans()):
             view = view.compacted()

@@ -21,11 +21,13 @@ from typing import Any
 
 import lmdb
 
-from storage_backends import codec, compaction, environment, layout
+from storage_backends import codec, compaction, environment, folders, layout
 from storage_backends.engine import Engine
 from storage_backends.errors import StoreError
 from storage_backends.lmdb_store import LMDBStore
+from storage_backends.lmdb_write import write_number
 from storage_backends.opening import MAP_SIZE, OpenMode, Tables, Transaction
+from storage_backends.replacement import restore
 from tests.storage.history import batch_of
 from tests.torture.judge import LARGE, judge
 from tests.torture.truth import Truth
@@ -90,6 +92,34 @@ def begin_compact(directory: str) -> None:
     _compact_as_if_large()
     say("begin")
     compaction.compact(directory, verify=True)
+
+
+def begin_restore(directory: str) -> None:
+    """Restore a memory from what `make_source` made beside it."""
+    say("begin")
+    restore(Path(directory).with_name("source"), directory)
+
+
+def make_source(directory: str) -> None:
+    """Make a memory that is two generations ahead of another, and has that one's number.
+
+    For the number that it gets where it is restored is greater by two.
+    """
+    source = Path(directory).with_name("source")
+    with LMDBStore.open(directory, read_only=True) as store:
+        generation = store.generation()
+    with LMDBStore.open(source) as store:
+        for number in range(1, generation + 3):
+            store.commit(batch_of(number))
+
+    def number_back(transaction: Transaction, tables: Tables) -> None:
+        write_number(transaction, tables, codec.GENERATION, generation)
+        for number in (1, 2):
+            transaction.delete(codec.encode_number(generation + number), db=tables.log)
+
+    (layout.require_memory(source) / layout.STAMP).unlink()
+    with folders.environment_of(layout.require_memory(source), writable=True) as env:
+        env.write(number_back)
 
 
 def limited(resource_name: str, amount: str, program: str, directory: str) -> None:
@@ -161,6 +191,7 @@ def examine(directory: str, uuid: str, read_only: str) -> None:
 PROGRAMS: dict[str, Callable[..., None]] = {
     "begin_commit": begin_commit,
     "begin_compact": begin_compact,
+    "begin_restore": begin_restore,
     "begin_snapshot": begin_snapshot,
     "commit": commit,
     "commit_carelessly": commit_carelessly,
@@ -168,6 +199,7 @@ PROGRAMS: dict[str, Callable[..., None]] = {
     "identify": identify,
     "keep_house": keep_house,
     "limited": limited,
+    "make_source": make_source,
     "read_on": read_on,
     "stay": stay,
 }

@@ -10,11 +10,20 @@ from tests.torture.faults import FAULTS, Sweep, spread_out
 from tests.torture.figures import keep
 from tests.torture.workers import Workers
 
-_JOBS = {"begin_commit": "commits", "begin_snapshot": "snapshots", "begin_compact": "compaction"}
+_JOBS = {
+    "begin_commit": "commits",
+    "begin_snapshot": "snapshots",
+    "begin_compact": "compaction",
+    "begin_restore": "restoring",
+}
 _MOST_POSITIONS = 100
+#: Of which the tests of restoring have a quick form.
+_SLOW = {"begin_restore": pytest.mark.long}
 
 
-@pytest.mark.parametrize("program", _JOBS)
+@pytest.mark.parametrize(
+    "program", [pytest.param(each, marks=_SLOW.get(each, ())) for each in _JOBS]
+)
 def test_a_fault_in_a_system_call_leaves_a_sound_memory(
     forks: Workers, tmp_path: Path, program: str
 ) -> None:
@@ -41,4 +50,6 @@ def test_a_fault_in_any_system_call_leaves_a_sound_memory(
 def _sweep(forks: Workers, folder: Path, program: str) -> Sweep:
     memory = folder / "memory"
     forks.begin("keep_house", memory, "full", 1).rest()
+    if program == "begin_restore":
+        forks.begin("make_source", memory).rest()
     return Sweep(forks, folder, memory, program)
