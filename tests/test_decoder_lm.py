@@ -24,6 +24,7 @@ from aesg import (
 )
 from aesg.context import RetrievedContext
 from aesg.learning import UNKNOWN
+from aesg.memory_stats import NoveltyRates
 from tests.memory_build import digest, opened
 
 VOCAB = 50
@@ -391,7 +392,7 @@ def test_without_memory_the_memory_neither_ages_nor_forgets(mode: str) -> None:
     assert memory.payloads(facts) == list(range(20))
     assert str(memory._state.clock) == clock
     assert memory.storage.generation == generation
-    assert str(memory.rates) == "NoveltyRates(queries=0, provisional=0, born=0)"
+    assert memory.rates == NoveltyRates()
     memory.update_topology()
     assert str(memory._state.clock) != clock
 
