@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from itertools import count, cycle
 from multiprocessing.connection import Connection
@@ -127,13 +128,14 @@ def load_at(say: Connection, memory: str, place: str, number: int | None) -> Non
     close(trainer)
 
 
-def save_always(say: Connection, memory: str, place: str) -> None:
-    """Save one marked state after another."""
+def save_always(say: Connection, memory: str, place: str, pause: float = 0.0) -> None:
+    """Save one marked state after another, with so many seconds between them."""
     trainer = trainer_of("transformer", memory)
     for number in count(1):
         mark(trainer, number)
         trainer.save(place)
         say.send(number)
+        time.sleep(pause)
 
 
 def load_always(say: Connection, memory: str, places: list[str], resume: bool) -> None:
