@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from weakref import ReferenceType, ref
 
 from aesg._files import write_whole
 from aesg._seam import storage_errors
-from aesg.callbacks.base import Callback, Logs, Trainer
+from aesg.callbacks.base import Callback, Logs
 from aesg.callbacks.described import trainer_of
+from aesg.callbacks.following import Following
 from aesg.callbacks.paths import absolute, check_alone
 
 Row = dict[str, Any]
@@ -49,15 +49,14 @@ class _FileLogger(Callback):
         self.path = absolute(path)
         self._file: io.FileIO | None = None
         self._mark: str | None = None  # of the file of this training
-        self._writes_for: ReferenceType[Trainer] | None = None
+        self._following = Following()
 
     def on_train_start(self, logs: Logs) -> None:
         """Open the file."""
         check_alone(self, _FileLogger)
         trainer = trainer_of(self)
-        if self._writes_for is not None and self._writes_for() is not trainer:
+        if not self._following.goes_on(trainer):
             self._mark = None
-        self._writes_for = ref(trainer)
         with storage_errors(f"open log '{self.path}'"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self._is_plain() and self.path.stat().st_size:
@@ -78,7 +77,8 @@ class _FileLogger(Callback):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the file of that training."""
-        self._mark, self._writes_for = state.get("mark"), None
+        self._mark = state.get("mark")
+        self._following.resume()
 
     @abstractmethod
     def _rows(self, text: str) -> Iterable[Row]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -31,15 +31,6 @@ class Average:
         return self._sum / self.samples if self.samples else math.nan
 
 
-@dataclass(frozen=True)
-class _Tally:
-    queries: int
-    born: int
-    pruned: int
-    retrievals: int
-    seconds: float
-
-
 class MemoryReport:
     """What a memory did since this was made.
 
@@ -50,15 +41,16 @@ class MemoryReport:
 
     def __init__(self, memory: Memory | None) -> None:
         self._memory = memory
-        self._before = _tally(memory)
+        self._before: Any = copy.copy(memory.rates) if isinstance(memory, Rated) else None
 
     @property
     def has_learned_nothing(self) -> bool:
         """Whether there were retrievals, none of which was learned from."""
-        before, now = self._before, _tally(self._memory)
-        if before is None or now is None:
+        before, memory = self._before, self._memory
+        if not isinstance(memory, Rated):
             return False
-        return now.retrievals > before.retrievals and now.queries == before.queries
+        now = memory.rates
+        return bool(now.retrievals > before.retrievals and now.queries == before.queries)
 
     def logs(self) -> dict[str, Any]:
         """Return its counts now, and what was born, pruned and retrieved meanwhile."""
@@ -67,11 +59,11 @@ class MemoryReport:
             return {}
         storage = memory.storage
         counts = {"concepts": storage.node_count, "edges": storage.edge_count}
-        before, now = self._before, _tally(memory)
-        if before is None or now is None or not isinstance(memory, Rated):
+        if not isinstance(memory, Rated):
             return counts
+        before, now = self._before, memory.rates
         retrievals = now.retrievals - before.retrievals
-        seconds = now.seconds - before.seconds
+        seconds = now.retrieval_seconds - before.retrieval_seconds
         return {
             **counts,
             "provisional": memory.provisional_count,
@@ -79,12 +71,3 @@ class MemoryReport:
             "prunes": now.pruned - before.pruned,
             "retrieval_ms": 1e3 * seconds / retrievals if retrievals else 0.0,
         }
-
-
-def _tally(memory: Memory | None) -> _Tally | None:
-    if not isinstance(memory, Rated):
-        return None
-    rates = memory.rates
-    return _Tally(
-        rates.queries, rates.born, rates.pruned, rates.retrievals, rates.retrieval_seconds
-    )

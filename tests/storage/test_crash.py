@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from storage_backends.lmdb_store import LMDBStore
 from tests.storage import children
 from tests.storage.history import Oracle, batch_of
+from tests.storage.limits import disk_of
 from tests.storage.picture import picture
 from tests.storage.processes import child, line, run_child
 
@@ -43,11 +43,8 @@ def test_a_file_size_limit_stops_a_write_and_nothing_else(tmp_path: Path) -> Non
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    _mount(["-t", "tmpfs", "-o", "size=400k", "none", str(disk)])
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with disk_of(tmp_path / "disk", "400k") as disk:
+        yield disk
 
 
 def test_a_full_disk_stops_a_write_and_nothing_else(small_disk: Path) -> None:
@@ -95,13 +92,6 @@ def test_a_disk_without_room_to_open_a_memory_is_an_error_and_no_signal(
     answers = [text for text in said if "exit status" not in text]
     assert {answer.split()[0] for answer in answers} == {"StoreFullError", "opened"}
     assert (answers[0].split()[0], answers[-1]) == ("StoreFullError", "opened")
-
-
-def _mount(arguments: list[str]) -> None:
-    try:
-        subprocess.run(["mount", *arguments], check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"NOT TESTED: needs the right to mount a file system ({error})")
 
 
 def _oracle_of(directory: Path) -> Oracle:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -34,6 +33,7 @@ from tests.storage.build import concepts, events, ids
 from tests.storage.damage import PAGE, flip, key_of, make, overwrite, replace_record
 from tests.storage.engines import LARGE, large_batch
 from tests.storage.history import batch_of
+from tests.storage.limits import disk_of, fill
 from tests.storage.picture import picture
 from tests.storage.processes import child, line, run_child
 from tests.tool_runs import let_others_in
@@ -216,15 +216,8 @@ def test_without_room_nothing_is_begun(memory: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=600k", "none", str(disk)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"NOT TESTED: needs the right to mount a file system ({error})")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with disk_of(tmp_path / "disk", "600k") as disk:
+        yield disk
 
 
 @pytest.mark.parametrize("room", range(0, 300, 25))
@@ -235,7 +228,7 @@ def test_a_disk_that_fills_up_leaves_the_memory_as_it_was(
     shutil.copytree(memory, directory)
     with closing(LMDBStore.open(directory)) as store:
         before = picture(store)
-    _fill(small_disk / "filler", room * 1024)
+    fill(small_disk / "filler", room * 1024)
     monkeypatch.setattr(folders, "require_room", lambda folder, needed: None)
     done = False
     try:
@@ -247,15 +240,6 @@ def test_a_disk_that_fills_up_leaves_the_memory_as_it_was(
     with closing(LMDBStore.open(directory)) as store:
         assert picture(store) == before
         assert store.folder.name == ("gen-000002" if done else "gen-000001")
-
-
-def _fill(filler: Path, room: int) -> None:
-    with open(filler, "wb", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError:
-            file.truncate(max(file.tell() - room, 0))
 
 
 @pytest.mark.parametrize("stride", [7, pytest.param(2, marks=pytest.mark.long)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
@@ -37,6 +36,7 @@ from tests.storage.damage import PAGE, data_file, flip, key_of, make, overwrite
 from tests.storage.engines import LARGE, large_batch, settled, stored
 from tests.storage.history import batch_of
 from tests.storage.interrupts import comes
+from tests.storage.limits import disk_of, fill
 from tests.storage.picture import Picture, picture
 from tests.storage.processes import child, line, run_child
 from tests.storage.shown import shown
@@ -360,15 +360,8 @@ def test_without_room_nothing_is_begun(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=900k", "none", str(disk)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"NOT TESTED: needs the right to mount a file system ({error})")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with disk_of(tmp_path / "disk", "900k") as disk:
+        yield disk
 
 
 def test_a_disk_that_fills_up_leaves_a_writer_that_goes_on(
@@ -384,7 +377,7 @@ def test_a_disk_that_fills_up_leaves_a_writer_that_goes_on(
             closing(LMDBStore.open(saved, read_only=True)) as source,
             closing(Engine(LMDBStore.open(directory))) as engine,
         ):
-            _fill(small_disk / "filler", room * 1024)
+            fill(small_disk / "filler", room * 1024)
             outcomes.append(_is_exchanged(engine, source))
             folder = "gen-000002" if outcomes[-1] else "gen-000001"
             assert {*names(directory)} - {"CURRENT.new"} == {"CURRENT", "WRITER.lock", folder}
@@ -404,15 +397,6 @@ def _is_exchanged(engine: Engine, source: LMDBStore) -> bool:
     except StoreFullError:
         return False
     return True
-
-
-def _fill(filler: Path, room: int) -> None:
-    with open(filler, "wb", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError:
-            file.truncate(max(file.tell() - room, 0))
 
 
 @pytest.mark.parametrize("act", [disk_full, disk_broken])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.storage.limits import disk_of
 from tests.torture.figures import Tally, keep
 from tests.torture.judge import Verdict
 from tests.torture.sizes import sizes
@@ -25,15 +25,8 @@ _LEAST_SPACE = 1 << 30
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "none", str(disk)]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"NOT TESTED: needs the right to mount a file system ({error})")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with disk_of(tmp_path / "disk", str(_DISK_BYTES)) as disk:
+        yield disk
 
 
 @sizes(4, 60)
