@@ -3,6 +3,7 @@
 # make test-long             the tests that take minutes
 # make torture               kills, power cuts, faults and damage by the thousand (20 minutes)
 # make bench                 the benchmarks
+# make pack-demo             what a pack brings to another copy of a network, on real text
 # make serve-demo            serve a memory over HTTP while it is written and killed (3 minutes)
 # make clean                 remove what the above wrote, except what was installed
 #
@@ -18,7 +19,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 TYPED := aesg examples storage_backends tools
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-long torture bench usefulness serve-demo clean
+.PHONY: demo test test-long torture bench usefulness serve-demo pack-demo clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed-demo
@@ -33,11 +34,14 @@ test: $(VENV)/.installed-test
 test-long: $(VENV)/.installed-test
 	$(BIN)/pytest -m long $(ARGS)
 
-# The parts that need root say that they were skipped. The figures go to build/torture.json.
+# The parts that need root say that they were skipped. The figures go to build/torture.json and
+# build/packs.json.
 torture: $(VENV)/.installed-test
-	rm -f build/torture.json
-	TORTURE_FIGURES=$(CURDIR)/build/torture.json $(BIN)/pytest -m torture tests/torture $(ARGS)
+	rm -f build/torture.json build/packs.json
+	TORTURE_FIGURES=$(CURDIR)/build/torture.json PACK_FIGURES=$(CURDIR)/build/packs.json \
+	  $(BIN)/pytest -m torture tests/torture tests/packs $(ARGS)
 	$(BIN)/python -m tests.torture.figures build/torture.json
+	$(BIN)/python -m tests.packs.fuzz_figures build/packs.json
 
 bench: $(VENV)/.installed-test
 	set -e; for script in benchmarks/[!_]*.py; do $(BIN)/python "$$script" $(ARGS); done
@@ -48,6 +52,9 @@ usefulness: $(VENV)/.installed-bench
 
 serve-demo: $(VENV)/.installed-serve
 	$(BIN)/python -m examples.serving.run $(ARGS)
+
+pack-demo: $(VENV)/.installed-demo
+	$(BIN)/python -m examples.packs.run $(ARGS)
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt storage_backends/spreading/_kernel.c
 	@echo "Installing into $(VENV) (the first time takes a few minutes)"

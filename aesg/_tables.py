@@ -10,6 +10,16 @@ from rich.console import Console, RenderableType
 _WIDTH = 120
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 edge``, ``2,000 edges``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def printable(text: str) -> str:
+    """Return a text of one line in which a terminal finds nothing to obey: the rest is escaped."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 def as_text(*parts: RenderableType) -> str:
     """Return tables and lines as plain text of at most 120 columns, without a last line break.
 

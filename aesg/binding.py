@@ -101,6 +101,14 @@ def alone_with(state: MemoryState) -> Iterator[list[Owner]]:
         yield [owner for owner in owners if owner is not None]
 
 
+def holds_on(directory: Path) -> list[tuple[MemoryState, Owner]]:
+    """Return the handles of this process that have a directory open, with their states."""
+    with _lock:
+        held = [each for each in _bounds if each._directory == directory and not each.inherited]
+        owned = [(each.state, each._owner()) for each in held]
+    return [(state, owner) for state, owner in owned if owner is not None]
+
+
 @contextmanager
 def stored_config(directory: Path) -> Iterator[AESGConfig]:
     """Give the parameters that an existing memory was last written with.

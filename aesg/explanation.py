@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from reprlib import Repr
 from typing import Any
 
 from rich.box import SIMPLE
@@ -14,6 +15,11 @@ from aesg._tables import as_text
 #: Characters of a payload, and seeds, that are shown of a query.
 _PAYLOAD = 20
 _SEEDS = 8
+
+#: Shows the beginning of a payload, which may be long and deep, with escapes for what a terminal
+#: would obey.
+_bounded = Repr()
+_bounded.maxstring = _bounded.maxother = 8 * _PAYLOAD
 
 #: Queries that are shown.
 _QUERIES = 20
@@ -63,9 +69,9 @@ class Activated:
     region : int or None
         None where it is in none.
     age : int
-        Consolidations since it was last of use.
+        Consolidations since it was last of use; of a concept of a pack, as of its export.
     relevance : float
-        At present, in [0, 1].
+        At present, in [0, 1]; of a concept of a pack, as of its export.
     """
 
     concept_id: int
@@ -149,10 +155,14 @@ class Explanation:
         In the order in which they were asked.
     threshold : float
         Explanation score below which a query is novel.
+    names : dict of int to str
+        How concepts of attached packs are shown: by the name of the pack and the id that they have
+        in it.
     """
 
     queries: list[QueryExplanation]
     threshold: float
+    names: dict[int, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Explanation(queries={len(self.queries)}, threshold={self.threshold})"
@@ -161,7 +171,8 @@ class Explanation:
         """Return a table and some lines for each query, and how many are not shown."""
         parts: list[Table | str] = []
         for number, query in enumerate(self.queries[:_QUERIES]):
-            parts += [_table(query, f"query {number}"), *_lines(query, self.threshold)]
+            table = _table(query, f"query {number}", self.names)
+            parts += [table, *_lines(query, self.threshold, self.names)]
         more = len(self.queries) - _QUERIES
         if more > 0:
             parts.append(f"\n... {more:,} more, all of them in `queries`")
@@ -169,10 +180,19 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as dictionaries, lists, numbers and text, payloads as they are."""
-        return asdict(self)
+        bare = replace(self, queries=[_without_payloads(query) for query in self.queries])
+        described = asdict(bare)  # which would copy a payload, however deep it is
+        for query, told in zip(self.queries, described["queries"], strict=True):
+            for concept, fields in zip(query.concepts, told["concepts"], strict=True):
+                fields["payload"] = concept.payload
+        return described
 
 
-def _table(query: QueryExplanation, title: str) -> Table:
+def _without_payloads(query: QueryExplanation) -> QueryExplanation:
+    return replace(query, concepts=[replace(each, payload=None) for each in query.concepts])
+
+
+def _table(query: QueryExplanation, title: str, names: Mapping[int, str]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE, pad_edge=False)
     table.add_column("path")
     for name in ("cosine", "active", "weight", "value"):
@@ -183,13 +203,13 @@ def _table(query: QueryExplanation, title: str) -> Table:
         table.add_column(name, justify="right")
     for each in query.concepts:
         table.add_row(
-            " > ".join(map(str, each.path)) + " (provisional)" * each.provisional,
+            " > ".join(_named(each.path, names)) + " (provisional)" * each.provisional,
             f"{each.cosine:.3f}",
             f"{each.activation:.3f}",
             f"{each.weight:.3f}",
             each.value_kind.lower() if each.value is None else str(each.value),
             "yes" if each.right else "",
-            "" if each.payload is None else _short(repr(each.payload)),
+            "" if each.payload is None else _short(_bounded.repr(each.payload)),
             *([""] * 3 if each.provisional else _standing(each)),
         )
     return table
@@ -200,8 +220,15 @@ def _standing(concept: Activated) -> list[str]:
     return [region, str(concept.age), f"{concept.relevance:.3f}"]
 
 
-def _lines(query: QueryExplanation, threshold: float) -> Iterator[str]:
-    named = [f"{each.concept_id} ({each.cosine:.3f})" for each in query.seeds]
+def _named(concept_ids: Iterable[int], names: Mapping[int, str]) -> Iterator[str]:
+    for concept_id in concept_ids:
+        yield names.get(concept_id, str(concept_id))
+
+
+def _lines(query: QueryExplanation, threshold: float, names: Mapping[int, str]) -> Iterator[str]:
+    seeds = _named((each.concept_id for each in query.seeds), names)
+    pairs = zip(seeds, query.seeds, strict=True)
+    named = [f"{name} ({each.cosine:.3f})" for name, each in pairs]
     more = len(named) - _SEEDS
     shown = ", ".join(named[:_SEEDS]) + (f" and {more} more" if more > 0 else "")
     how = "followed from what was right before" if query.followed else "found by the search"

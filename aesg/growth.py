@@ -103,10 +103,11 @@ def growth_of(events: Records, concepts: int, forgotten: int, bins: int) -> Grow
     span = np.searchsorted(times[1:-1], seconds, "right")
 
     def counted(kind: EventType) -> Counts:
-        # A PRUNE with a second number tells of edges and leaves the number of concepts as it is.
+        # A PRUNE with a second number tells of edges, and a MERGE without one of a concept of a
+        # pack: they leave the number of concepts as it is.
         chosen = events["type"] == kind
-        if kind is EventType.PRUNE:
-            chosen &= events["id2"] == 0
+        if kind in (EventType.PRUNE, EventType.MERGE):
+            chosen &= (events["id2"] == 0) == (kind is EventType.PRUNE)
         return np.bincount(span[chosen], minlength=bins).astype(np.int64)
 
     births, merges = counted(EventType.CREATE), counted(EventType.MERGE)

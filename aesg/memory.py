@@ -62,7 +62,8 @@ class AESGMemory(MemoryCopies):
     ) -> None:
         super().__init__(directory, config)
         self._trail: Ids | None = None
-        self._bind(read_only=self._reads_only())
+        bound = self._bind(read_only=self._reads_only())
+        self._attach_kept(bound.state)
 
     @classmethod
     def open(

@@ -11,10 +11,12 @@ from typing import cast
 
 from aesg import binding
 from aesg._seam import storage_errors
-from aesg.errors import AESGConfigError, AESGMemoryError
+from aesg.errors import AESGConfigError
 from aesg.memory_handle import resolved
 from aesg.memory_learning import MemoryLearning
+from aesg.memory_packs import MemoryPacks
 from aesg.memory_stored import config_of
+from aesg.state import MemoryState
 from storage_backends import copying
 from storage_backends.errors import NotAStoreError, StoreCorruptError, StoreError
 from storage_backends.layout import current_name
@@ -64,6 +66,7 @@ class MemoryCopies(MemoryLearning):
         Concepts, edges, payloads, short-term memory, counters and the evolution log are those of
         the copy then. What was learned since is gone, in all handles of this process: what waits
         to be committed, where navigation stands, and retrievals that were not learned from yet.
+        The packs that the copy keeps are attached, in the place of those that were kept before.
         Readers in other processes follow at their next retrieval. Ids that were given since are
         not given again. Parameters, directory and the identity of the memory stay.
 
@@ -87,11 +90,7 @@ class MemoryCopies(MemoryLearning):
             If this handle only reads.
         """
         path, state = resolved(source), self._state
-        if not self._writes:
-            raise AESGMemoryError(
-                f"Memory '{self.directory}': expected a handle that may write to restore it, got "
-                f"one that only reads; {self._hint_for_writing}"
-            )
+        self._require_writing("restore it")
         action = storage_errors(f"restore memory '{self.directory}' from '{path}'")
         with binding.alone_with(state) as handles, action:
             _require_no_folder_above(path)
@@ -106,13 +105,7 @@ class MemoryCopies(MemoryLearning):
                     state.restore(put)
                 finally:
                     if state.view.generation > before:
-                        _reset(handles)
-
-    @property
-    def _hint_for_writing(self) -> str:
-        if self._bystander:
-            return "data workers and forked processes cannot write"
-        return "open the memory in a mode that learns, or call set_mode('TRAIN')"
+                        _begin_anew(handles, state)
 
     def _require_width_of(self, origin: LMDBStore) -> None:
         """Check that the memory in a store is of the width of this one."""
@@ -129,9 +122,12 @@ class MemoryCopies(MemoryLearning):
             )
 
 
-def _reset(handles: Iterable[binding.Owner]) -> None:
+def _begin_anew(handles: Iterable[binding.Owner], state: MemoryState) -> None:
+    """Let handles go on with what their memory holds now."""
     for handle in handles:
         handle.reset_state()
+        if isinstance(handle, MemoryPacks):
+            handle._attach_kept(state)
 
 
 def _require_no_folder_above(path: Path) -> None:

@@ -252,6 +252,17 @@ class DurableState(LoadedState):
         batch = replace(batch, events=np.concatenate([waiting, batch.events], dtype=EVENT))
         self._write(batch, None, partial(self._settle_applied, batch.aliases))
 
+    def take_in(self, batch: WriteBatch) -> None:
+        """Write concepts that were not born here, durably, with what they bring along.
+
+        Parameters
+        ----------
+        batch : WriteBatch
+            Made from the present view; new concepts have ids from ``clock.next_id`` on.
+        """
+        self._open_values = None  # what they are is sought at the next commit
+        self.apply(batch)
+
     def _write(
         self,
         batch: WriteBatch,
@@ -266,7 +277,7 @@ class DurableState(LoadedState):
             batch,
             most_events=self.config.max_events,
             shortterm=shortterm,
-            settings=self._settings(saves, is_save=shortterm is not None),
+            settings={**batch.settings, **self._settings(saves, is_save=shortterm is not None)},
         )
         before = self.view
         try:

@@ -287,6 +287,17 @@ class MemoryHandle(nn.Module):
         self._bound = bound
         return bound
 
+    def _require_writing(self, what: str) -> None:
+        """Check that this handle may write, whatever its mode; say what that is needed for."""
+        if not self._writes:
+            hint = "open the memory in a mode that learns, or call set_mode('TRAIN')"
+            if self._bystander:
+                hint = "data workers and forked processes cannot write"
+            raise AESGMemoryError(
+                f"Memory '{self.directory}': expected a handle that may write to {what}, got one "
+                f"that only reads; {hint}"
+            )
+
     def _settled(self) -> MemoryState:
         """Return the state to be looked at, with its store open.
 

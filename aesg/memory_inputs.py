@@ -168,20 +168,20 @@ def values_of(
     )
 
 
-def ids_of(concept_ids: Any) -> Ids:
-    """Return concept ids, ``(N,)`` uint64.
+def ids_of(concept_ids: Any, name: str = "concept_ids") -> Ids:
+    """Return concept ids, ``(N,)`` uint64; ``name`` is what a message calls them.
 
     Raises
     ------
     AESGMemoryError
         If they are not integers from 0 to 2**64 - 1.
     """
-    given = _array("concept_ids", concept_ids)
+    given = _not_rounded(_array(name, concept_ids), concept_ids)
     if not given.size:
         return np.empty(0, np.uint64)
     if given.dtype.kind not in "iu" or (given.dtype.kind == "i" and given.min() < 0):
         raise AESGMemoryError(
-            f"concept_ids: expected integers from 0 to 2**64 - 1, got {given.dtype} of shape "
+            f"{name}: expected integers from 0 to 2**64 - 1, got {given.dtype} of shape "
             f"{given.shape}{_extremes(given)}"
         )
     return given.astype(np.uint64).ravel()
@@ -214,6 +214,17 @@ def _array(name: str, values: Any) -> NDArray[Any]:
         return np.asarray(values)
     except ValueError as error:  # rows of unequal length
         raise AESGMemoryError(f"{name}: expected one array, got {error}") from error
+
+
+def _not_rounded(array: NDArray[Any], values: Any) -> NDArray[Any]:
+    """Return an array of integers for a list of them.
+
+    numpy makes floats of them where some are of 64 bits, as those of packs are, and some are not.
+    """
+    listed = array.dtype.kind == "f" and array.ndim == 1 and isinstance(values, list | tuple)
+    if listed and all(isinstance(each, int | np.integer) and each >= 0 for each in values):
+        return np.array(values, np.uint64)
+    return array
 
 
 def _extremes(given: NDArray[Any]) -> str:

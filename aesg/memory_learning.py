@@ -17,6 +17,7 @@ from aesg.config import AESGConfig
 from aesg.context import RetrievedContext
 from aesg.errors import AESGMemoryError, AESGNavigationError
 from aesg.graph.novelty import Experience
+from aesg.graph.scope import Scope
 from aesg.learning import Deferred, Waiting, experience_again, experience_of
 from aesg.memory_inputs import check_log_probs, queries_of
 from aesg.memory_keys import KeyChanges
@@ -360,8 +361,10 @@ class MemoryLearning(MemoryReading):
         allowed = self._permissions.create_concepts and not self._resting
         return allowed and self._mode in _RECOGNISING
 
-    def _read(self, state: MemoryState, queries: Queries, top_k: int, vectors: bool) -> Reading:
-        return super()._read(state, queries, 0 if self._asks_only else top_k, vectors)
+    def _read(
+        self, state: MemoryState, scope: Scope, queries: Queries, top_k: int, vectors: bool
+    ) -> Reading:
+        return super()._read(state, scope, queries, 0 if self._asks_only else top_k, vectors)
 
     def _warn_of_nothing_observed(self) -> None:
         """Log, once for each handle, that outcomes which were to come did not."""

@@ -20,10 +20,11 @@ from aesg.errors import AESGMemoryError
 from aesg.explaining import details_of, explanation_of, follows
 from aesg.explanation import Explanation
 from aesg.graph.crowding import Crowding
+from aesg.graph.scope import Scope
 from aesg.learning import Deferred
 from aesg.memory_columns import Columns, columns_of, unflat
-from aesg.memory_handle import MemoryHandle
 from aesg.memory_inputs import check_log_probs, check_top_k, following, queries_of
+from aesg.memory_sources import MemorySources
 from aesg.modes import MemoryMode
 from aesg.reading import Queries, Reading, read
 from aesg.state import MemoryState
@@ -41,7 +42,7 @@ _FIRST_REACH = 2.0  # before the sigmoid: 0.88
 _parameters_in_use = threading.RLock()
 
 
-class MemoryReading(MemoryHandle):
+class MemoryReading(MemorySources):
     """What `AESGMemory` does apart from learning; the attention and its parameters.
 
     Parameters
@@ -145,8 +146,8 @@ class MemoryReading(MemoryHandle):
         """Return what `recall` attends to; for the operator of compiled models."""
         queries = queries_of(query, self.vector_dim, outcomes, origins, before)
         with self._reads() as state, state.rates.retrieval():
-            scope = state.scope
-            reading = self._read(state, queries, top_k, vectors)
+            scope = self._scope(state)
+            reading = self._read(state, scope, queries, top_k, vectors)
             crowds = self._crowding.counts(scope, reading.slots) if balanced else None
             return columns_of(scope, reading, crowds, query.device)
 
@@ -191,15 +192,17 @@ class MemoryReading(MemoryHandle):
         followed = outcomes if follows(query, outcomes) else None
         queries = queries_of(query, self.vector_dim, followed, None)
         with self._reads() as state:
-            reading = self._read(state, queries, top_k, vectors=True)
-            details = details_of(state.scope, reading, state.clock)
-            columns, trace = columns_of(state.scope, reading, None, query.device)
+            scope = self._scope(state)
+            reading = self._read(state, scope, queries, top_k, vectors=True)
+            details = details_of(scope, reading, state.clock)
+            columns, trace = columns_of(scope, reading, None, query.device)
         with torch.no_grad():
             context = self._context(query, columns, trace, vectors=True, balanced=False)
             deferred = Deferred(context, outcomes, log_probs)
         ids = context.concept_ids.ravel()
         ids = ids[ids != 0]
-        return explanation_of(deferred, details, self.payloads(ids), self.config)
+        payloads = self.payloads(ids)
+        return explanation_of(deferred, details, payloads, self.config, self.sources)
 
     def _defer_traced(
         self,
@@ -232,7 +235,7 @@ class MemoryReading(MemoryHandle):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take in the state of a handle; a copy answers to a number of its own."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        super().__setstate__(state)
         self._handle = memory_ops.register(self, str(self.directory))
 
     @contextmanager
@@ -244,9 +247,11 @@ class MemoryReading(MemoryHandle):
             state.require_width(self.vector_dim)  # of what the refresh brought
             yield state
 
-    def _read(self, state: MemoryState, queries: Queries, top_k: int, vectors: bool) -> Reading:
+    def _read(
+        self, state: MemoryState, scope: Scope, queries: Queries, top_k: int, vectors: bool
+    ) -> Reading:
         return read(
-            state.scope,
+            scope,
             queries,
             top_k,
             self._spread(state.edge_decay, state.clock.epoch),

@@ -134,7 +134,7 @@ def read(
         Whether to gather what the concepts stand for besides their keys.
     """
     unit = queries.unit
-    held = scope.view.node_count + len(scope.shortterm)
+    held = scope.count
     if k and held and len(unit):
         active = _activate(scope, queries, min(k, held), settings, exclude_own)
     else:
@@ -142,8 +142,6 @@ def read(
     width = int((active.slots >= 0).sum(axis=1).max(initial=0))  # K: what was found, at most k
     slots = active.slots[:, :width]
     keys = scope.keys(slots)  # (N, K, D)
-    ticks = np.minimum(scope.ticks(slots), np.uint64(tick))
-    ages = np.where(slots >= 0, np.uint64(tick) - ticks, np.uint64(0))
     return Reading(
         queries=queries,
         slots=slots,
@@ -154,7 +152,7 @@ def read(
         keys=keys,
         vectors=scope.vectors(slots) if vectors else None,
         activations=active.activations[:, :width],
-        ages=ages.astype(np.float32),
+        ages=scope.ages(slots, tick).astype(np.float32),
         cosines=np.matmul(keys, unit[:, :, None])[..., 0],
         followed=active.followed,
     )

@@ -31,6 +31,7 @@ __all__ = [
     "Rows",
     "Slots",
     "ragged_positions",
+    "rows_of_runs",
     "strengths",
 ]
 
@@ -235,7 +236,7 @@ class Adjacency:
         was = self.rows[rows.sources]
         late = was["start"] >= self.leads.base_size
         filled, in_place = self.filled.claim(len(self.leads), len(leads))
-        new = _summed(rows.counts, leads["strength"], rest["kind"], rows.epochs)
+        new = rows_of_runs(rows.counts, leads["strength"], rest["kind"], rows.epochs)
         new["start"][rows.counts > 0] += len(self.leads)
         patched = self._with(
             rows=self.rows.replaced(rows.sources, new),
@@ -326,7 +327,7 @@ class Adjacency:
         leads["target"] = targets[alive]
         rest = self.rest[positions[alive]]
         counts = np.bincount(owner, minlength=len(kept)).astype(np.int64)
-        rows = _summed(counts, leads["strength"], rest["kind"], self.epochs(kept))
+        rows = rows_of_runs(counts, leads["strength"], rest["kind"], self.epochs(kept))
         return Adjacency.of(rows, leads, rest, owner.astype(np.uint32))
 
 
@@ -377,10 +378,26 @@ def _descending(values: Floats) -> NDArray[np.uint64]:
     return ordered.view(np.uint32).astype(np.uint64)
 
 
-def _summed(
+def rows_of_runs(
     counts: Slots, strength: Floats, kind: NDArray[np.uint32], epochs: NDArray[np.uint32]
 ) -> NDArray[np.void]:
-    """Return the rows of edges that stand one after another from the pool's start."""
+    """Return the rows of edges that stand one after another from the pool's start.
+
+    Parameters
+    ----------
+    counts : (N,) int64
+        How many edges each slot has.
+    strength : (E,) float32
+        Of the edges, source after source.
+    kind : (E,) uint32
+        Their `EdgeKind` flags.
+    epochs : (N,) uint32
+        Consolidation epoch as of which each row is stated.
+
+    Returns
+    -------
+    (N,) ROW
+    """
     rows = np.zeros(len(counts), ROW)
     having = np.flatnonzero(counts)
     if not len(having):

@@ -14,16 +14,17 @@ import mmap
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from storage_backends import layout
 from storage_backends.errors import StoreCorruptError
 from storage_backends.flat_columns import Arrays, Rows
-from storage_backends.recorded_file import Put
+from storage_backends.recorded_file import UNFINISHED, FileRecord, Put, record_of
 
 PAGE = 4096
 MAGIC = b"AESGCOLS"
@@ -44,6 +45,10 @@ _TYPES: Mapping[str, np.dtype[Any]] = {
     "int64": np.dtype("<i8"),
     "float32": np.dtype("<f4"),
 }
+
+#: Type and shape of a column.
+Shape: TypeAlias = tuple[np.dtype[Any], tuple[int, ...]]
+
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
 
@@ -66,6 +71,93 @@ def put_columns(put: Put, columns: Mapping[str, Rows], generation: int) -> None:
         for piece in _pieces(columns[entry.name]):
             put(piece)
         put(bytes(-entry.size % PAGE))
+
+
+class ColumnsDraft:
+    """A columns file that is filled in its place, through arrays that are mapped from it.
+
+    It has another name until it is finished, and all its blocks from the beginning: where the disk
+    is full, the first write to a mapped block that is missing would end the process.
+
+    Parameters
+    ----------
+    path : Path
+        What the file is to be called; one that is there is replaced.
+    columns : mapping of name to (type, shape)
+        As `put_columns` takes them.
+
+    Attributes
+    ----------
+    arrays : mapping of name to array
+        To be written to, until `finish`.
+
+    Raises
+    ------
+    StoreFullError
+        If there is no room.
+    StoreError
+        If the file cannot be made.
+    """
+
+    def __init__(self, path: Path, columns: Mapping[str, Shape]) -> None:
+        self._path = path
+        self._temporary = path.with_name(path.name + UNFINISHED)
+        self._entries = _placed((name, *column) for name, column in columns.items())
+        try:
+            self._content = self._make(_end(self._entries))
+        except OSError as error:
+            self.discard()
+            raise layout.translate(error, path, "to make it") from error
+        self.arrays: Arrays = {
+            entry.name: np.ndarray(entry.shape, entry.dtype, self._content, entry.offset)
+            for entry in self._entries
+        }
+
+    def finish(self, generation: int) -> FileRecord:
+        """Make the file durable and give it its name, which is durable once its folder is synced.
+
+        Parameters
+        ----------
+        generation : int
+            The commit that the columns show.
+
+        Raises
+        ------
+        StoreError
+            If that fails; nothing is left behind.
+        """
+        self.arrays = {}
+        with ExitStack() as undo:
+            undo.callback(self.discard)
+            try:
+                self._content[:PAGE] = _encode_header(self._entries, generation)
+                self._content.flush()
+                layout.sync_file(self._temporary)
+                record = record_of(self._temporary)
+                os.replace(self._temporary, self._path)
+            except OSError as error:
+                raise layout.translate(error, self._path, "to write it") from error
+            undo.pop_all()
+        return replace(record, name=self._path.name)
+
+    def discard(self) -> None:
+        """Remove the file, unless it is finished."""
+        with suppress(OSError):  # another error is being told
+            os.unlink(self._temporary)
+
+    def _make(self, size: int) -> mmap.mmap:
+        with suppress(FileNotFoundError):
+            os.unlink(self._temporary)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(self._temporary, flags, 0o600)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(descriptor, 0, size)
+            else:  # macOS has none
+                os.ftruncate(descriptor, size)
+            return mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
 
 
 def map_columns(path: Path, generation: int) -> Arrays:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage_backends import layout, lmdb_read, lmdb_write, snapshot
+from storage_backends import kept_packs, layout, lmdb_read, lmdb_write, snapshot
 from storage_backends.errors import (
     NotAStoreError,
     StoreCorruptError,
@@ -30,6 +31,8 @@ from storage_backends.manifest import Manifest
 from storage_backends.progress import Progress, silent
 from storage_backends.types import Problem, StoreStats
 
+_log = logging.getLogger("aesg.storage")
+
 
 @dataclass(frozen=True)
 class CopyReport:
@@ -43,6 +46,10 @@ class CopyReport:
         Numbers of records in the copy, and its generation.
     files : mapping of str to int
         Bytes on disk of each of its files, by its path in the directory.
+    packs : tuple of str
+        Names of the packs that the memory keeps.
+    missing_packs : tuple of str
+        Those of them whose files are missing.
     has_snapshot : bool
         Whether the copy opens from a snapshot, as quickly as the source. If not, its first writer
         makes one where it is worth it.
@@ -57,6 +64,8 @@ class CopyReport:
     destination: str
     sizes: StoreStats
     files: Mapping[str, int]
+    packs: tuple[str, ...]
+    missing_packs: tuple[str, ...]
     has_snapshot: bool
     verified: bool
     problems: tuple[Problem, ...]
@@ -103,11 +112,14 @@ def copy(
     has_snapshot = in_place(origin, lambda: _copy(origin, target, progress))
     problems = tuple(examine(target, progress=progress).problems) if verify else ()
     with closing(LMDBStore.open(target, read_only=True, create=False)) as made:
+        packs = _packs_in(made)
         return CopyReport(
             source=str(origin),
             destination=str(target),
             sizes=made.stats(),
             files=dict(files_of(target)),
+            packs=tuple(packs),
+            missing_packs=tuple(name for name, is_there in packs.items() if not is_there),
             has_snapshot=has_snapshot,
             verified=verify,
             problems=problems,
@@ -122,7 +134,8 @@ def _copy(source: Path, target: Path, progress: Progress) -> bool:
     ):
         folder = target / layout.FIRST_GENERATION
         folder.mkdir()
-        has_snapshot = copy_records(store, folder, with_snapshot=True, progress=progress)
+        with packs_carried(store, folder, target):
+            has_snapshot = copy_records(store, folder, with_snapshot=True, progress=progress)
         layout.publish(folder)
         return has_snapshot
 
@@ -161,6 +174,49 @@ def copy_records(
     except StoreCorruptError as error:
         # Nothing is read but the source, and what was written from it a moment ago.
         raise blaming(store, error) from error
+
+
+@contextmanager
+def packs_carried(store: LMDBStore, folder: Path, target: Path) -> Iterator[None]:
+    """Give a memory directory the files of the packs of another, whose records the block copies.
+
+    Before the block, as a writer may drop one meanwhile, and after it, as one may be new. The
+    logger ``aesg.storage`` warns of those that are missing.
+
+    Parameters
+    ----------
+    store : LMDBStore
+        Of the memory that has the files.
+    folder : Path
+        Where the records are after the block.
+    target : Path
+        The directory that is to have them.
+
+    Raises
+    ------
+    StoreFullError
+        If there is no room.
+    """
+    with environment_of(store.folder) as env:
+        kept_packs.carry(store.directory, target, env.read(lmdb_read.read_settings))
+    yield
+    with environment_of(folder) as env:
+        settings = env.read(lmdb_read.read_settings)
+    for pack in kept_packs.carry(store.directory, target, settings):
+        _log.warning(
+            "%s: expected the file of pack '%s', found none; the copy in %s is without it",
+            kept_packs.path_of(store.directory, pack),
+            pack.name,
+            target,
+        )
+
+
+def _packs_in(store: LMDBStore) -> dict[str, bool]:
+    """Return for each pack that a memory keeps, by its name, whether its file is there."""
+    with environment_of(store.folder) as env, suppress(StoreCorruptError):
+        packs = kept_packs.decode(env.read(lmdb_read.read_settings))
+        return {each.name: kept_packs.path_of(store.directory, each).is_file() for each in packs}
+    return {}
 
 
 def _complete(store: LMDBStore, folder: Path, with_snapshot: bool) -> bool:
@@ -215,6 +271,7 @@ def _new_directory(directory: Path) -> Iterator[None]:
     except BaseException:
         with suppress(StoreError):
             remove(directory / layout.FIRST_GENERATION)
+            remove(directory / layout.PACKS)
         with suppress(OSError):
             (directory / layout.CURRENT).unlink(missing_ok=True)
             if made:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from storage_backends import codec, layout, locks, trust
+from storage_backends import codec, kept_packs, layout, locks, trust
 from storage_backends.errors import StoreCorruptError
 from storage_backends.folders import environment_of, files_of, in_place, used_bytes
 from storage_backends.lmdb_read import (
@@ -89,6 +89,28 @@ class Reader:
 
 
 @dataclass(frozen=True)
+class PackDescription:
+    """A pack that the memory keeps.
+
+    Parameters
+    ----------
+    name : str
+        By which it is attached.
+    priority : int
+        From 0 to 100.
+    file : str
+        Path of its file in the directory.
+    bytes : int or None
+        Size of the file; None where it is missing.
+    """
+
+    name: str
+    priority: int
+    file: str
+    bytes: int | None
+
+
+@dataclass(frozen=True)
 class Description:
     """What `describe` found.
 
@@ -116,6 +138,8 @@ class Description:
         Bytes on disk of each file, by its path in the directory.
     pages : Pages
     snapshot : SnapshotDescription or None
+    packs : tuple of PackDescription
+        Those that it keeps.
     durability : str
         How the last commit was made: "full" if it survives a power cut, "normal" if that is sure
         only since its writer closed, and "unknown" where nothing tells.
@@ -139,6 +163,7 @@ class Description:
     files: Mapping[str, int]
     pages: Pages
     snapshot: SnapshotDescription | None
+    packs: tuple[PackDescription, ...]
     durability: str
     writer: str | None
     readers: tuple[Reader, ...]
@@ -193,6 +218,7 @@ def _describe(directory: Path) -> Description:
             files=files,
             pages=Pages(shape.page_size, total, total - shape.used_bytes // shape.page_size),
             snapshot=_describe_snapshot(shape),
+            packs=tuple(_packs_of(store.directory, shape.settings)),
             durability=_durability(store.folder),
             writer=locks.writer_of(store.directory / layout.WRITER_LOCK),
             readers=readers,
@@ -245,6 +271,15 @@ def _describe_snapshot(shape: _Shape) -> SnapshotDescription | None:
         bytes=sum(file.size for file in manifest.files),
         age_seconds=max(0.0, time.time() - manifest.columns.mtime_ns / 1e9),
     )
+
+
+def _packs_of(directory: Path, settings: Mapping[str, bytes]) -> Iterator[PackDescription]:
+    with suppress(StoreCorruptError):  # which `verify` tells
+        for pack in kept_packs.decode(settings):
+            path = kept_packs.path_of(directory, pack)
+            size = path.stat().st_size if path.is_file() else None
+            file = str(path.relative_to(directory))
+            yield PackDescription(pack.name, pack.priority, file, size)
 
 
 def _readers_of(folder: Path, table: str) -> Iterator[Reader]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import lmdb.verify as lmdb_verify
 
-from storage_backends import folders, layout, locks
+from storage_backends import folders, kept_packs, layout, locks
 from storage_backends.comparison import differences
 from storage_backends.errors import StoreCorruptError
+from storage_backends.lmdb_read import read_settings
 from storage_backends.lmdb_store import LMDBStore
 from storage_backends.lmdb_verify import find_problems
 from storage_backends.opening import MAP_SIZE, OpenMode, Tables, Transaction, open_tables_in
@@ -41,12 +42,15 @@ class Examination:
         What is wrong; empty where all is well.
     leftovers : tuple of str
         What an interrupted compaction or repair has left, which the next writer removes.
+    packs : int
+        Packs that the memory keeps, whole or not; 0 where other problems hide them.
     """
 
     directory: str
     stats: StoreStats | None
     problems: tuple[Problem, ...]
     leftovers: tuple[str, ...]
+    packs: int = 0
 
 
 def examine(directory: str | os.PathLike[str], *, progress: Progress = silent) -> Examination:
@@ -81,18 +85,20 @@ def _examine(path: Path, progress: Progress) -> Examination:
     except StoreCorruptError as error:
         return Examination(str(path), None, (Problem(layout.CURRENT, "", str(error)),), ())
     stats: StoreStats | None = None
+    packs = 0
     # A file that nobody writes to is examined before LMDB may touch it.
     before = _state_of(folder)
     problems = [] if before is None else _examine_pages(folder, progress)
     at_rest = before is not None and _state_of(folder) == before
     if not at_rest or not problems:
-        stats, problems = _examine_opened(path, at_rest, progress)
+        stats, packs, problems = _examine_opened(path, at_rest, progress)
     problems = [*problems, *_forgotten(path)]
     return Examination(
         directory=str(path),
         stats=None if problems else stats,
         problems=tuple(problems),
         leftovers=_leftovers(path),
+        packs=packs,
     )
 
 
@@ -159,12 +165,13 @@ def page_problems(folder: Path) -> list[Problem]:
 
 def _examine_opened(
     path: Path, at_rest: bool, progress: Progress
-) -> tuple[StoreStats | None, list[Problem]]:
+) -> tuple[StoreStats | None, int, list[Problem]]:
+    """Return the sizes, the number of kept packs and the problems."""
     try:
         store = LMDBStore.open(path, read_only=True, create=False)
     except StoreCorruptError as error:
         problems = _problems_of_records(layout.require_memory(path)) if at_rest else []
-        return None, problems or [Problem(layout.DATA, "", str(error))]
+        return None, 0, problems or [Problem(layout.DATA, "", str(error))]
     with closing(store):
         problems = []
         if not at_rest:
@@ -175,7 +182,9 @@ def _examine_opened(
                 progress(step, 0, 0)
                 problems += examination()
                 progress(step, 1, 1)
-        return (None if problems else store.stats()), problems
+        is_readable = all(problem.table == kept_packs.TABLE for problem in problems)
+        packs = _pack_count(store) if is_readable else 0
+        return (None if problems else store.stats()), packs, problems
 
 
 def _problems_of_records(folder: Path) -> list[Problem]:
@@ -216,6 +225,24 @@ def _verify_records(store: LMDBStore) -> list[Problem]:
 def _steps(store: LMDBStore) -> Iterator[tuple[str, Callable[[], Sequence[Problem]]]]:
     yield "examining the records", lambda: _verify_records(store)
     yield "examining the snapshot", lambda: snapshot_trouble(store)
+    yield "examining the kept packs", lambda: _pack_problems(store)
+
+
+def _pack_problems(store: LMDBStore) -> list[Problem]:
+    """Return what is wrong with the packs that a memory keeps; a writer may drop some meanwhile."""
+    with folders.environment_of(store.folder) as env:
+        while True:
+            settings = env.read(read_settings)
+            problems = kept_packs.problems(store.directory, settings)
+            if not problems or env.read(read_settings) == settings:
+                return problems
+
+
+def _pack_count(store: LMDBStore) -> int:
+    """Return how many packs a memory keeps; 0 where what it stores of them is damaged."""
+    with folders.environment_of(store.folder) as env, suppress(StoreCorruptError):
+        return len(kept_packs.decode(env.read(read_settings)))
+    return 0
 
 
 def snapshot_trouble(store: LMDBStore) -> list[Problem]:

@@ -366,7 +366,7 @@ class Housekeeper:
         view = view.compacted() if view.dead else view
         base, moved = None, np.empty(0, np.int64)
         if view.size > self._exact_below:
-            base, moved = _built(view, stop, progress)
+            base, moved = built(view, stop, progress)
         view = replace(view, base=base, moved=moved)
         self._dead_at_sample, self._poor = 0, False
         if base is not None:
@@ -391,10 +391,19 @@ class Housekeeper:
         self._host.offer(Shown(mapped, footing))
 
 
-def _built(
-    view: View, stop: threading.Event | None, progress: Progress
+def built(
+    view: View, stop: threading.Event | None = None, progress: Progress = silent
 ) -> tuple[HnswBase, NDArray[np.int64]]:
     """Return a graph over a view, and the slots that it does not find: they are searched exactly.
+
+    Parameters
+    ----------
+    view : View
+        Without tombstones.
+    stop : threading.Event, optional
+        Set it to give up.
+    progress : callable
+        Told how many concepts are linked, and then looked for.
 
     Raises
     ------

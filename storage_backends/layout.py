@@ -5,6 +5,7 @@
     CURRENT           name of the folder in use, "gen-000001"
     WRITER.lock       see `locks`
     gen-000001/       data.mdb, lock.mdb, STAMP (see `trust`) and files derived from the records
+    packs/            see `kept_packs`
 
 ``CURRENT`` is written last, so a directory without it is new, or its making was interrupted.
 """
@@ -34,6 +35,7 @@ CURRENT = "CURRENT"
 WRITER_LOCK = "WRITER.lock"
 DATA = "data.mdb"
 LOCK = "lock.mdb"
+PACKS = "packs"
 STAMP = "STAMP"
 FIRST_GENERATION = "gen-000001"
 
@@ -41,7 +43,7 @@ FIRST_GENERATION = "gen-000001"
 FileKey: TypeAlias = tuple[int, int]
 
 _FOLDER = re.compile(r"gen-\d{6,}")
-_OWN_NAMES = {CURRENT, CURRENT + ".new", WRITER_LOCK, FIRST_GENERATION}
+_OWN_NAMES = {CURRENT, CURRENT + ".new", WRITER_LOCK, FIRST_GENERATION, PACKS}
 _BLOCK = 512  # unit of st_blocks
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "fuse.sshfs", "fuse.glusterfs"}
 
@@ -104,7 +106,7 @@ def require_memory(directory: Path) -> Path:
     """
     folder = current_folder(directory)
     if folder is None:
-        found = f"no file {CURRENT} in it{_other_data(directory)}"
+        found = f"no file {CURRENT} in it{_other_data(directory)}{_earlier_release(directory)}"
         found = found if directory.exists() else "nothing"
         raise NotAStoreError(f"{directory}: expected a memory directory, found {found}")
     return folder
@@ -119,6 +121,13 @@ def _other_data(directory: Path) -> str:
         f", but {found[-1].relative_to(directory)}: `python -m tools.verify {directory} --repair` "
         f"writes {CURRENT} anew"
     )
+
+
+def _earlier_release(directory: Path) -> str:
+    """Say what to do where release 3.0 wrote a memory."""
+    if not (directory / "nodes.aesg").exists():
+        return ""
+    return f", a memory of release 3.0: `python -m tools.migrate {directory} NEW` brings it over"
 
 
 def require_usable(directory: Path) -> None:
@@ -142,6 +151,7 @@ def require_usable(directory: Path) -> None:
     if foreign:
         raise NotAStoreError(
             f"{directory}: expected a memory or an empty directory, found {foreign[:5]}"
+            f"{_earlier_release(directory)}"
         )
 
 

@@ -15,6 +15,7 @@ from storage_backends import (
     checksum,
     codec,
     folders,
+    kept_packs,
     layout,
     lmdb_read,
     lmdb_verify,
@@ -142,7 +143,9 @@ class LMDBStore:
             lock.release()
             raise
         folders.tidy(path)
-        return cls(path, lease, lock, log_length)
+        store = cls(path, lease, lock, log_length)
+        kept_packs.sweep(path, lambda: lease.env.read(lmdb_read.read_settings))
+        return store
 
     @property
     def read_only(self) -> bool:

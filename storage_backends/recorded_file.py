@@ -125,6 +125,21 @@ class _Content:
             self._unsynced = 0
 
 
+def record_of(path: Path) -> FileRecord:
+    """Read a file that is finished, and return what it is.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be read.
+    """
+    content = hashlib.sha256()
+    for chunk in _chunks(path):
+        content.update(chunk)
+    status = os.stat(path)
+    return FileRecord(path.name, status.st_size, status.st_mtime_ns, content.hexdigest())
+
+
 def is_as_recorded(folder: Path, record: FileRecord) -> bool:
     """Return whether the size and the time of a file are those recorded."""
     try:

@@ -18,7 +18,17 @@ from pathlib import Path
 
 import lmdb
 
-from storage_backends import aside, codec, folders, layout, opening, rescue, snapshot, trust
+from storage_backends import (
+    aside,
+    codec,
+    folders,
+    kept_packs,
+    layout,
+    opening,
+    rescue,
+    snapshot,
+    trust,
+)
 from storage_backends.engine import Engine
 from storage_backends.errors import (
     NotAStoreError,
@@ -42,6 +52,7 @@ _PORTION = 50_000
 
 #: Settings without which a memory is another one.
 _SETTINGS = ("config", "next_id", "epoch", "tick")
+_LIST_OF_PACKS = ("sys", kept_packs.SETTING.encode())
 _UNKNOWN = Counts(None, None, None, None, None)
 
 
@@ -265,6 +276,8 @@ def _sift(
     work.lost += [*losses(work.before, work.after), *sifted.lost]
     if work.moved:
         work.lost.append(f"{len(work.moved):,} records or edges that were taken out")
+    if any((each.table, each.key) == _LIST_OF_PACKS for each in work.moved):
+        work.lost.append("the list of the packs that the memory keeps; their files stay in packs/")
 
 
 def _put_aside(work: _Work, damaged: Path, moved: Sequence[Moved]) -> None:
@@ -310,9 +323,15 @@ def _restore(work: _Work, folder: Path, made: Path) -> None:
     concepts, shown = (None, None) if saved is None else (len(saved.concepts), len(saved.edges))
     work.before = estimate(entries, edges, concepts, shown)
     if entries.get("sys") != len(found):
-        lost = [name for name in _SETTINGS if name not in kept]
+        lost = [name for name in _names_of_settings(work.directory) if name not in kept]
         work.lost += [f"the settings {', '.join(lost)}, as far as there were any"] if lost else []
     _sift(work, made, folder, saved, entries)
+
+
+def _names_of_settings(directory: Path) -> list[str]:
+    """Return the settings without which a memory is another one."""
+    packs = [kept_packs.SETTING] if any(directory.glob(f"{layout.PACKS}/*")) else []
+    return [*_SETTINGS, *packs]
 
 
 def _shortterm_lost(transaction: Transaction, tables: Tables, entries: int | None) -> Iterator[str]:

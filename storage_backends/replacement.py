@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
-from storage_backends import checksum, codec, folders, layout, lmdb_read, lmdb_write
-from storage_backends.copying import copy_records
+from storage_backends import checksum, codec, folders, kept_packs, layout, lmdb_read, lmdb_write
+from storage_backends.copying import copy_records, packs_carried
 from storage_backends.errors import (
     StoreCorruptError,
     StoreError,
@@ -163,7 +163,8 @@ def require_source(source: Path, directory: Path, *, progress: Progress = silent
     if same or source.is_relative_to(directory):
         what = "the memory itself" if same else "a directory in it"
         raise StoreUsageError(f"{source}: expected a copy outside of the memory, got {what}")
-    problems = examine(source, progress=progress).problems
+    found = examine(source, progress=progress).problems
+    problems = [problem for problem in found if problem.table != kept_packs.TABLE]
     if problems:
         more = f" and {len(problems) - 1} more problem(s)" if problems[1:] else ""
         raise StoreCorruptError(
@@ -217,8 +218,12 @@ def replace_records(
         )
     _require_width(store, source)
     place = _place_of(store, next_id)
-    with folders.next_folder(store.directory, store.folder) as folder:
-        copy_records(source, folder, with_snapshot=True, progress=progress)
+    with (
+        _packs_of_either(store),
+        folders.next_folder(store.directory, store.folder) as folder,
+    ):
+        with packs_carried(source, folder, store.directory):
+            copy_records(source, folder, with_snapshot=True, progress=progress)
         layout.publish(folder)  # within the directory of its own, so that it can be opened
         progress("numbering the records", 0, 0)
         with closing(LMDBStore.open(folder.parent, create=False)) as made:
@@ -230,6 +235,16 @@ def replace_records(
             with suppress(StoreError):  # the next writer does it then
                 folders.remove_leftovers(store.directory)
     return store.stats()
+
+
+@contextmanager
+def _packs_of_either(store: LMDBStore) -> Iterator[None]:
+    """Keep the files of the packs that a memory has after the block, and no others."""
+    try:
+        yield
+    finally:
+        with folders.environment_of(store.folder) as env:
+            kept_packs.sweep(store.directory, lambda: env.read(lmdb_read.read_settings))
 
 
 def _adopt(store: LMDBStore, folder: Path) -> None:

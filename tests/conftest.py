@@ -52,8 +52,12 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def _own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep ``./aesg_memory``, the default directory of a memory, out of the repository."""
+    """Keep ``./aesg_memory``, the default directory of a memory, out of the repository.
+
+    And what processes share of packs out of the home folder.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AESG_CACHE", str(tmp_path / "cache_of_packs"))
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from aesg import (
     AESGColorizationNet,
+    AESGConfig,
     AESGDecoderLM,
     AESGGRUText,
     AESGMemory,
@@ -311,6 +312,78 @@ def test_what_a_mode_does_not_allow_does_nothing_and_raises_nothing() -> None:
     assert (memory.provisional_count, memory.storage.node_count) == (0, 0)
 
 
+def two_regions(directory: str, vector_dim: int) -> None:
+    """Make a memory of two triples of concepts, each of which leads on to the next."""
+    each = {"consolidation_epoch_interval": 1, "region_detection_interval": 1}
+    with AESGMemory(directory, AESGConfig(vector_dim=vector_dim, **each)) as memory:
+        one = torch.eye(vector_dim)
+        memory.remember(one[:6], one[[1, 2, 0, 4, 5, 3]])
+        memory.update_topology()
+
+
+TRANSFORMER = "AESGTransformer.medium(vocab_size=30000"
+TINY = "AESGTransformer.sized(vocab_size=12, hidden_size=8, nhead=2, vector_dim=8"
+
+
+def exported(cut: bool) -> dict[str, Any]:
+    """Run the example that trains a model and exports three packs."""
+    two_regions("./medical_memory", 8 if cut else 128)
+    cuts = {TRANSFORMER: TINY, "epochs=20": "epochs=2"} if cut else {}
+    return run("Packs: export", cuts, medical_data=text().pairs())
+
+
+@sizes
+def test_a_memory_is_exported_whole_by_relevance_and_by_region(cut: bool) -> None:
+    memory = exported(cut)["model"].memory
+    packs = {path.stem: memory.load_pack(path) for path in Path("./packs").iterdir()}
+    assert sorted(packs) == ["medical_core", "medical_full", "medical_region2"]
+    assert len(packs["medical_full"].nodes) == memory.storage.node_count
+    assert len(packs["medical_core"].nodes) > 6
+    assert packs["medical_core"].nodes["relevance"].min() >= 0.5
+    assert len(packs["medical_region2"].nodes) >= 3
+    assert set(packs["medical_region2"].nodes["region_id"]) == {2}
+
+
+@sizes
+def test_a_fresh_model_finds_the_concepts_of_a_pack(
+    cut: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported(cut)
+    capsys.readouterr()
+    names = run("Packs: load and attach", {TRANSFORMER: TINY} if cut else {})
+    memory, pack = names["model"].memory, names["pack"]
+    assert printed(capsys) == f"Loaded: medical_core, {pack.node_count} concepts\n"
+    context = memory.retrieve(torch.as_tensor(pack.nodes["vector"][0]), top_k=1)
+    assert memory.sources(context.concept_ids) == [("medical_core", int(pack.nodes["id"][0]))]
+    assert memory.storage.node_count == 0
+
+
+def three_packs(model: AESGDecoderLM) -> None:
+    for name in ("medical", "chemistry", "general"):
+        model.memory.remember(torch.randn(2, 8))
+        model.memory.export_pack(f"./packs/{name}.aesgpack")
+
+
+def test_packs_weigh_as_their_priorities_say() -> None:
+    model = language_model()
+    three_packs(model)
+    run("Packs: combine", model=model)
+    weights = model.memory.get_pack_weights()
+    assert weights == pytest.approx({"medical": 0.529, "chemistry": 0.353, "general": 0.118}, 0.01)
+
+
+def test_a_detached_pack_leaves_memory_and_other_packs_as_they_are() -> None:
+    model = language_model()
+    three_packs(model)
+    run("Packs: combine", model=model)
+    medical = model.memory.get_attached_packs()["medical"].pack
+    run("Packs: detach", model=model)
+    assert list(model.memory.get_attached_packs()) == ["chemistry", "general"]
+    assert model.memory.storage.node_count == 6
+    model.memory.attach_pack(medical)
+    assert len(model.memory.get_attached_packs()) == 3
+
+
 def test_text_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = run("Evaluation: text metrics")["metrics"]
     assert 0.5 <= metrics["bleu"] <= 0.8
@@ -344,15 +417,15 @@ def test_the_evaluator_detects_what_a_model_is_for() -> None:
 
 
 def test_exceptions_say_subsystem_and_message(capsys: pytest.CaptureFixture[str]) -> None:
-    code = examples()["Exceptions: hierarchy"]
-    packs = code[code.index("# 4. Corrupt pack file") : code.index("# 5. Catch ANY")]
-    run("Exceptions: hierarchy", {packs: ""})  # packs are not there yet
-    assert printed(capsys).splitlines() == [
+    run("Exceptions: hierarchy")
+    *said, pack = printed(capsys).splitlines()
+    assert said == [
         "[config] vocab_size must be >= 1",
         "[memory] Invalid memory mode 'INVALID'. "
         "Valid modes: ['TRAIN', 'FINETUNE', 'INFERENCE', 'ONLINE']",
         "[trainer] Empty dataset provided. Training requires at least one sample.",
     ]
+    assert pack.startswith("[storage] Failed to read pack file './not_a_real_pack.aesgpack': ")
 
 
 @sizes

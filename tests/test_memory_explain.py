@@ -309,6 +309,26 @@ def test_an_explanation_can_be_kept_as_json() -> None:
     assert kept["queries"][1]["judgement"]["standing"] == 2
 
 
+def test_a_payload_that_is_deep_or_long_or_meant_for_a_terminal_is_shown_in_short() -> None:
+    deep: Any = None
+    for _ in range(1_000):
+        deep = [deep]
+    payloads = [deep, list(range(20_000)), "\x1b[2J\x9b\u202egnp", {"\x1b]0;x\x07": "\r"}]
+    memory = opened()
+    memory.remember(patterns(*range(4)), list(range(4)), payloads=payloads)
+    explanation = memory.explain(patterns(*range(4)), top_k=1)
+    text = str(explanation)
+    assert all(sign.isprintable() or sign == "\n" for sign in text)
+    for shown in ("[[[[[[[...]]]]]]]", "[0, 1, 2, 3, 4, 5...", "'\\x1b[2J\\x9b\\u202"):
+        assert shown in text
+    kept = [query["concepts"][0]["payload"] for query in explanation.to_dict()["queries"]]
+    assert kept[1:] == payloads[1:]
+    depth = 0
+    while kept[0] is not None:
+        (kept[0],), depth = kept[0], depth + 1
+    assert depth == 1_000
+
+
 def test_a_reader_explains_what_the_writer_committed() -> None:
     memory = opened()
     memory.remember(patterns(0), [3])

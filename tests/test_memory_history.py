@@ -279,8 +279,13 @@ _SIGNS = {"CREATE": 1, "SPLIT": 1, "MERGE": -1, "PRUNE": -1}
 
 
 def _change(event: Event) -> int:
-    """Return by how much the number of concepts changed; PRUNE with an id2 is of edges."""
-    return 0 if event[1] == "PRUNE" and event[3] else _SIGNS.get(event[1], 0)
+    """Return by how much the number of concepts changed.
+
+    PRUNE with an id2 is of edges, and MERGE without one of a concept of a pack.
+    """
+    if event[1] in ("PRUNE", "MERGE") and bool(event[3]) == (event[1] == "PRUNE"):
+        return 0
+    return _SIGNS.get(event[1], 0)
 
 
 @given(events=_events, bins=st.integers(1, 12), before=st.integers(0, 50))

@@ -61,6 +61,14 @@ def test_an_error_is_one_line_and_a_status(
     assert message in line
 
 
+def test_errors_that_a_command_names_are_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    error = ArithmeticError("got that")
+    assert run(failing(error), [], (ArithmeticError,)) == 2
+    assert capsys.readouterr().err == "Error: got that\n"
+    error.__cause__ = StoreLockedError("process 7")
+    assert run(failing(error), [], (ArithmeticError,)) == 1
+
+
 def test_a_mistake_of_ours_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError):
         run(failing(ZeroDivisionError()), [])

@@ -12,13 +12,16 @@ import pytest
 _ROOT = Path(__file__).parents[1]
 
 
-def command(tool: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def command(
+    tool: str, *arguments: object, stdout: int = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
     """Run a command as a module, to its end."""
     return subprocess.run(
         [sys.executable, "-m", f"tools.{tool}", *map(str, arguments)],
         cwd=_ROOT,
         env=os.environ | {"PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
     )
 

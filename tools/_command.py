@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +17,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from aesg._tables import printable
 from storage_backends.errors import (
     StoreCorruptError,
     StoreError,
@@ -46,7 +47,11 @@ class Terminated(BaseException):
     """SIGTERM has come: what is on its way is cleaned up, as after Ctrl-C."""
 
 
-def run(command: click.Command, arguments: Sequence[str] | None) -> int:
+def run(
+    command: click.Command,
+    arguments: Sequence[str] | None,
+    errors: tuple[type[Exception], ...] = (),
+) -> int:
     """Run a command and return its exit status; every error of its user's is one line.
 
     Parameters
@@ -55,8 +60,11 @@ def run(command: click.Command, arguments: Sequence[str] | None) -> int:
         Its callback returns the exit status.
     arguments : sequence of str, optional
         Those of the process where None.
+    errors : tuple of exception types
+        What else than the store's errors is said in one line.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
+    known: tuple[type[Exception], ...] = (StoreError, OSError, MemoryError, UnicodeError, *errors)
     try:
         with _terminable():
             name = f"python -m tools.{command.name}"
@@ -70,12 +78,14 @@ def run(command: click.Command, arguments: Sequence[str] | None) -> int:
         if isinstance(error, Terminated):
             kind, reason, status = "Terminated", f"terminated; {_AS_IT_WAS}", TERMINATED
         _complain(reason)
-    except (StoreError, OSError, MemoryError, UnicodeError) as error:
+    except known as error:
         kind, reason = type(error).__name__, _reason_of(error)
-        status = NOT_DONE if isinstance(error, StoreLockedError) else FAILED
+        is_locked = any(isinstance(each, StoreLockedError) for each in (error, error.__cause__))
+        status = NOT_DONE if is_locked else FAILED
         _complain(reason)
     if "--json" in given:
-        click.echo(json.dumps({"done": False, "reason": reason, "error": kind}, indent=2))
+        with suppress(OSError):  # of which the reason may tell
+            click.echo(json.dumps({"done": False, "reason": reason, "error": kind}, indent=2))
     return status
 
 
@@ -111,7 +121,7 @@ def _reason_of(error: Exception) -> str:
 
 
 def _complain(reason: str) -> None:
-    click.echo(f"Error: {reason}", err=True)
+    click.echo(f"Error: {printable(reason)}", err=True)
 
 
 @contextmanager

@@ -53,13 +53,22 @@ def _say(report: CopyReport) -> None:
     if report.problems:
         say_problems(report.destination, report.problems)
     sizes = report.sizes
+    packs = f", {_packs(report)}" if report.packs else ""
     kind = "with its snapshot" if report.has_snapshot else "without a snapshot"
     verified = ", verified" if report.verified and not report.problems else ""
     click.echo(
         f"{report.destination}: generation {sizes.generation:,} with {sizes.concepts:,} concepts "
-        f"and {sizes.edges:,} edges, {kind}, {size(sum(report.files.values()))} in "
+        f"and {sizes.edges:,} edges{packs}, {kind}, {size(sum(report.files.values()))} in "
         f"{report.seconds:.1f} s{verified}"
     )
+
+
+def _packs(report: CopyReport) -> str:
+    """Say how many packs the memory keeps, and which of their files are not in the copy."""
+    text = f"{len(report.packs)} kept {'pack' if len(report.packs) == 1 else 'packs'}"
+    if report.missing_packs:
+        return f"{text} (missing: {', '.join(report.missing_packs)})"
+    return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:

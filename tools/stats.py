@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
@@ -26,6 +27,7 @@ _DURABILITY = {
     "normal": "normal: a power cut may undo the last commits until the writer has closed",
     "unknown": "unknown",
 }
+_HASH = re.compile("[0-9a-f]{64}")
 _COUNTERS = ("epoch", "tick", "next_id")
 
 
@@ -99,7 +101,7 @@ def _config_of(found: Description) -> dict[str, object]:
 def _on_disk(found: Description) -> Iterator[tuple[str, str]]:
     yield "total on disk", size(sum(found.files.values()))
     for name, count in found.files.items():
-        yield f"  {name}", size(count)
+        yield f"  {_short(name)}", size(count)
     pages = found.pages
     share = pages.free / max(pages.total, 1)
     yield "free pages", f"{pages.free:,} of {pages.total:,} ({share:.0%}) of {pages.size} bytes"
@@ -113,6 +115,14 @@ def _on_disk(found: Description) -> Iterator[tuple[str, str]]:
             f"{snapshot.graph_size:,} concepts, {size(snapshot.bytes)}, "
             f"{_age(snapshot.age_seconds)} old",
         )
+    for pack in found.packs:
+        state = "its file is missing" if pack.bytes is None else size(pack.bytes)
+        yield "pack", f"{pack.name}, priority {pack.priority}, {state} ({_short(pack.file)})"
+
+
+def _short(name: str) -> str:
+    """Return the path of a file, with a hash in it shortened."""
+    return _HASH.sub(lambda found: found[0][:12] + "...", name)
 
 
 def _users(found: Description) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from storage_backends import kept_packs
 from storage_backends.errors import StoreError
 from storage_backends.examination import Examination, examine
 from storage_backends.progress import Progress, silent
@@ -112,12 +113,26 @@ def _examine_into(sender: Connection, directory: Path) -> None:
 def _say(directory: Path, found: Examination) -> None:
     if found.problems:
         say_problems(directory, found.problems)
-        click.echo(f"run `python -m tools.verify {directory} --repair`, or restore a copy")
+        _say_packs(found)
+        if any(problem.table != kept_packs.TABLE for problem in found.problems):
+            click.echo(f"run `python -m tools.verify {directory} --repair`, or restore a copy")
     elif found.stats is not None:
-        click.echo(f"{directory}: no problems in {_sizes(found.stats)}")
+        click.echo(f"{directory}: no problems in {_sizes(found.stats)}{_packs(found)}")
     if found.leftovers:
         names = ", ".join(found.leftovers)
         click.echo(f"left of an interrupted run, removed by the next writer: {names}")
+
+
+def _say_packs(found: Examination) -> None:
+    damaged = sum(problem.table == kept_packs.TABLE for problem in found.problems)
+    if found.packs and damaged:
+        click.echo(f"{found.packs - damaged} of {found.packs} kept packs are whole")
+
+
+def _packs(found: Examination) -> str:
+    if not found.packs:
+        return ""
+    return f"; {found.packs} kept {'pack' if found.packs == 1 else 'packs'}, whole"
 
 
 def _say_repair(report: RepairReport) -> None:

@@ -20,6 +20,6 @@ def spoken_errors() -> Iterator[None]:
     try:
         yield
     except AESGError as error:
-        raise click.ClickException(f"[{error.subsystem}] {error.message}") from error
+        raise click.ClickException(error.message) from error
     except OSError as error:
         raise click.ClickException(f"{error.filename or 'the demo'}: {error.strerror}") from error

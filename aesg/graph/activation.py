@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aesg.graph.scope import Scope
+from storage_backends.adjacency import Adjacency
 from storage_backends.columns import Slots
 from storage_backends.spreading import Part, Spread, spread
 from storage_backends.types import EdgeKind, Floats, Ids, ValueKind
-
-#: Activation of a seed that points away from the query: found, but as good as silent.
-_FAINT = np.float32(1e-3)
 
 #: Successor edges lead to what comes next, so they widen no position of a sequence.
 WITHIN = int(EdgeKind.COACTIVATION | EdgeKind.VALUE | EdgeKind.ABSTRACTION)
@@ -96,10 +95,8 @@ def recall(
     origins : (N,) uint64 or None
         Concepts of a query's own origin stay out of its result.
     """
-    slots, cosines = scope.search(queries, k, origins)
-    seeds = np.where(slots >= 0, np.maximum(cosines, _FAINT), np.float32(0))
-    followed = np.zeros(len(queries), np.bool_)
-    return _spread_from(scope, _Seeds(slots, seeds, followed), settings, origins)
+    seeds = _Seeds(*_searched(scope, queries, k, origins), np.zeros(len(queries), np.bool_))
+    return _spread_from(scope, seeds, settings, origins)
 
 
 def recall_sequences(
@@ -153,14 +150,23 @@ def recall_sequences(
         lost = np.flatnonzero(~followed[:, t])
         if len(lost):
             own = None if origins is None else origins[lost]
-            found, cosines = scope.search(np.ascontiguousarray(queries[lost, t]), k, own)
-            slots[lost, t] = found
-            activations[lost, t] = np.where(found >= 0, np.maximum(cosines, _FAINT), 0)
+            asked = np.ascontiguousarray(queries[lost, t])
+            slots[lost, t], activations[lost, t] = _searched(scope, asked, k, own)
     flat = slots.reshape(batch * time, k)  # (B * T, K)
     seeds = _Seeds(flat, activations.reshape(flat.shape), followed.reshape(-1))
     return _spread_from(
         scope, seeds, settings, None if origins is None else np.repeat(origins, time)
     )
+
+
+def _searched(scope: Scope, queries: Floats, k: int, origins: Ids | None) -> tuple[Slots, Floats]:
+    """Return the nearest concepts, ``(N, k)``, and what they begin with, the most active first."""
+    slots, cosines = scope.search(queries, k, origins)
+    activations = scope.seed_activations(slots, cosines)
+    if not scope.guests:
+        return slots, activations
+    order = np.argsort(-activations, axis=1, kind="stable")
+    return np.take_along_axis(slots, order, 1), np.take_along_axis(activations, order, 1)
 
 
 def _onward(
@@ -186,7 +192,7 @@ def _successors(
     row, column = np.nonzero(activations > 0)
     source, sent = slots[row, column], activations[row, column]
     provisional = scope.is_provisional(source)
-    chained = scope.find(scope.shortterm.entries["next"][source[provisional] - scope.view.size])
+    chained = scope.find(scope.shortterm.entries["next"][source[provisional] - scope.firsts[-1]])
     owner, onward, share = _shares(scope, source[~provisional], settings)
     target = np.concatenate([chained, onward])
     heard = np.concatenate([sent[provisional], sent[~provisional][owner] * share])
@@ -203,7 +209,19 @@ def _shares(
     scope: Scope, sources: Slots, settings: Spread
 ) -> tuple[Slots, Slots, NDArray[np.float64]]:
     """Return the successor edges of concepts: index of the source, target and share of each."""
-    adjacency = scope.view.adjacency
+    found = []
+    for view, (first, end) in zip(scope.views, pairwise(scope.firsts), strict=True):
+        chosen = np.flatnonzero((sources >= first) & (sources < end))
+        owner, target, share = _shares_in(view.adjacency, sources[chosen] - first, settings)
+        found.append((chosen[owner], first + target, share))
+    owners, targets, shares = (np.concatenate(each) for each in zip(*found, strict=True))
+    return owners, targets, shares
+
+
+def _shares_in(
+    adjacency: Adjacency, sources: Slots, settings: Spread
+) -> tuple[Slots, Slots, NDArray[np.float64]]:
+    """Do what `_shares` does in one graph."""
     owner, edges = adjacency.expand(sources)
     onward = (edges["kind"] & np.uint32(EdgeKind.SUCCESSOR)) != 0
     owner, edges = owner[onward], edges[onward]
@@ -235,7 +253,7 @@ def _grouped(
 
 
 def _spread_from(scope: Scope, seeds: _Seeds, settings: Spread, origins: Ids | None) -> Recall:
-    """Let seeds activate their neighbours in the graph; provisional concepts have no edges."""
+    """Let seeds activate their neighbours in the graphs; provisional concepts have no edges."""
     slots, activations = seeds.slots, seeds.activations
     paths = np.full((*slots.shape, settings.hops), -1, np.int64)
     in_graph = (slots >= 0) & ~scope.is_provisional(slots)
@@ -255,11 +273,10 @@ def _spread_from(scope: Scope, seeds: _Seeds, settings: Spread, origins: Ids | N
 
 def _leading(scope: Scope, in_graph: Slots, settings: Spread) -> Slots:
     """Return the queries of which a seed has an edge to follow."""
-    view = scope.view
-    if not settings.hops or not view.adjacency.edge_count:
+    if not settings.hops or not any(view.edge_count for view in scope.views):
         return np.empty(0, np.int64)
-    kinds = view.adjacency.kinds(np.maximum(in_graph, 0))
-    return np.flatnonzero(((kinds & np.uint32(settings.kinds)) * (in_graph >= 0)).any(axis=1))
+    kinds = scope.edge_kinds(in_graph)
+    return np.flatnonzero((kinds & np.uint32(settings.kinds)).any(axis=1))
 
 
 def _widened(
@@ -276,9 +293,9 @@ def _widened(
     paths tell. What it came to another way first stays, with all the activation that it got: how
     much of that came through own concepts is not told apart.
     """
-    view, k = scope.view, slots.shape[1]
+    k = slots.shape[1]
     result = spread(
-        [Part(view.adjacency, view.ids, view.regions)],
+        [Part(view.adjacency, view.ids, view.regions) for view in scope.views],
         in_graph,
         activations,
         settings,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aesg.graph.scope import Scope
-from storage_backends.columns import Slots
+from storage_backends.columns import Column, Slots
 from storage_backends.types import Floats, ValueKind
+from storage_backends.view import View
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class _Counted:
 class Crowding:
     """Counts of the concepts that share a value, kept until graph or short-term memory change.
 
-    For one memory: a commit counts both anew, a provisional concept the window alone.
+    For one memory: a commit counts both anew, a provisional concept the window alone. Concepts of
+    guests count in full: what they weigh is in their activations, and would be undone here.
     """
 
     def __init__(self) -> None:
@@ -48,17 +51,18 @@ class Crowding:
         """
         values = scope.value_ids(slots)
         graph, window = self._counted(scope)
+        held = graph.of(values) + window.of(values)
+        for guest in scope.guests:
+            held += _counted_guest(guest.view).of(values)
         integer = (scope.value_kinds(slots) == ValueKind.INTEGER) & (slots >= 0)
-        counts = np.where(integer, graph.of(values) + window.of(values), 1)
-        return np.maximum(counts, 1).astype(np.float32)
+        return np.maximum(np.where(integer, held, 1), 1).astype(np.float32)
 
     def _counted(self, scope: Scope) -> tuple[_Counted, _Counted]:
         view, entries = scope.view, scope.shortterm.entries
         graph, window = self._graph, self._window
         state: tuple[int, ...] = (view.generation,)
         if graph.state != state:
-            held = view.alive.whole() & (view.value_kinds.whole() == ValueKind.INTEGER)
-            graph = self._graph = _counted(state, view.value_ids.whole()[held])
+            graph = self._graph = _counted(state, _integers(view))
         # Ids ascend and are never given twice: what has the same ends and length is the same,
         # unless a copy of the memory has come back meanwhile.
         ends = entries["id"][[0, -1]].tolist() if len(entries) else []
@@ -67,6 +71,24 @@ class Crowding:
             held = entries["value_kind"] == ValueKind.INTEGER
             window = self._window = _counted(state, entries["value_id"][held])
         return graph, window
+
+
+#: Of guests, by their columns of values, as long as those are in use.
+_GUESTS: WeakKeyDictionary[Column[np.int64], _Counted] = WeakKeyDictionary()
+
+
+def _counted_guest(view: View) -> _Counted:
+    counted = _GUESTS.get(view.value_ids)
+    if counted is None:
+        counted = _GUESTS[view.value_ids] = _counted((), _integers(view))
+    return counted
+
+
+def _integers(view: View) -> NDArray[np.int64]:
+    """Return the integer values of a graph, with repeats."""
+    held = view.alive.whole() & (view.value_kinds.whole() == ValueKind.INTEGER)
+    values: NDArray[np.int64] = view.value_ids.whole()[held]
+    return values
 
 
 def _counted(state: tuple[int, ...], values: NDArray[np.int64]) -> _Counted:

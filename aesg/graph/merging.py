@@ -90,7 +90,7 @@ def duplicates(view: View, candidates: Slots, similarity: float) -> Pairs:
     found = Pairs(candidates[row], slots[row, column], cosines[row, column])
     found = found.of((found.left != found.right) & (view.norms[found.right] > 0))
     found = _stronger_first(view, found)
-    found = found.of(_same_value(view, found.left, found.right, similarity))
+    found = found.of(same_value(view, found.left, view, found.right, similarity))
     found = found.of(~_related(view, found))
     return found.of(_grouped(found))
 
@@ -172,18 +172,32 @@ def _stronger_first(view: View, pairs: Pairs) -> Pairs:
     return ordered.of(np.sort(first))
 
 
-def _same_value(view: View, left: Slots, right: Slots, similarity: float) -> NDArray[np.bool_]:
-    """Tell which pairs have values of one kind that agree."""
+def same_value(
+    view: View, left: Slots, other: View, right: Slots, similarity: float
+) -> NDArray[np.bool_]:
+    """Tell which concepts have values of one kind that agree, two by two.
+
+    Parameters
+    ----------
+    view, other : View
+        They may be the same.
+    left : (P,) int64
+        Slots of ``view``.
+    right : (P,) int64
+        Slots of ``other``.
+    similarity : float
+        As for `duplicates`.
+    """
     kinds = view.value_kinds[left]
-    same: NDArray[np.bool_] = kinds == view.value_kinds[right]
-    same &= (view.value_ids[left] == view.value_ids[right]) | (kinds != ValueKind.INTEGER)
+    same: NDArray[np.bool_] = kinds == other.value_kinds[right]
+    same &= (view.value_ids[left] == other.value_ids[right]) | (kinds != ValueKind.INTEGER)
     rows = np.flatnonzero(same & (kinds == ValueKind.KEY))
-    same[rows] = _as_long(view.norms[left[rows]], view.norms[right[rows]], similarity)
+    same[rows] = _as_long(view.norms[left[rows]], other.norms[right[rows]], similarity)
     rows = np.flatnonzero(same & (kinds == ValueKind.VECTOR))
-    if len(rows) and view.value_vectors is not None:
-        one, other = view.value_vectors[left[rows]], view.value_vectors[right[rows]]
-        same[rows] = _alike(one, other, similarity)
-        same[rows] |= (one == other).all(axis=1)  # zeros have no direction
+    if len(rows) and view.value_vectors is not None and other.value_vectors is not None:
+        one, another = view.value_vectors[left[rows]], other.value_vectors[right[rows]]
+        same[rows] = _alike(one, another, similarity)
+        same[rows] |= (one == another).all(axis=1)  # zeros have no direction
     return same
 
 

@@ -5,17 +5,18 @@ becomes a provisional concept, unless one that is all but identical and was righ
 already. A concept that was retrieved and right is confirmed (provisional) or touched (born); at
 enough confirmations a provisional concept is born. Where a sample that was met before is met
 again, its own concepts are re-keyed to its queries, and those are confirmed whose query is still
-novel.
+novel. A query that guests explain is not novel; to the guests themselves nothing is done.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aesg.graph.arrays import unit
+from aesg.graph.scope import PACK_ID
 from aesg.graph.shortterm import ENTRY
 from storage_backends.adjacency import Slots
 from storage_backends.types import Floats, Ids, ValueKind
@@ -139,6 +140,7 @@ def digest(
         The concept of its own sample that each query meets again; 0 for none. Where it is given,
         queries that have an origin refine nothing.
     """
+    experience = _without_guests(experience)
     novel = experience.explained < novelty_threshold
     standing = _standing(experience, np.where(novel, sameness, -1.0))
     # A value that a sample moved would tell it, when it comes again, what it led to.
@@ -166,6 +168,15 @@ def digest(
         rekeyed=standing[met],
         rows=met,
     )
+
+
+def _without_guests(experience: Experience) -> Experience:
+    """Return an experience in which no concept of a guest was found; explained is what it was."""
+    guest = experience.found >= np.uint64(PACK_ID)
+    if not guest.any():
+        return experience
+    found = np.where(guest, np.uint64(0), experience.found)
+    return replace(experience, found=found, right=experience.right & ~guest)
 
 
 @dataclass(frozen=True)

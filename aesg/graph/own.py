@@ -131,7 +131,7 @@ def _slots(scope: Scope, index: OriginIndex, origins: Ids) -> Slots:
         return np.empty(0, np.int64)
     graph = index.slots(scope.view, origins)
     ring = np.flatnonzero(np.isin(scope.shortterm.entries["origin"], origins))
-    return np.concatenate([graph, ring + scope.view.size])
+    return np.concatenate([graph, ring + scope.firsts[-1]])
 
 
 def _groups(asking: Ids, held: Ids) -> Iterator[tuple[Slots, Slots]]:

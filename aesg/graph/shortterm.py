@@ -133,9 +133,10 @@ class ShortTermMemory:
         entries["tick"][rows[held]] = tick
 
     def refine(self, ids: Ids, towards: Floats, share: float) -> None:
-        """Move vector values part of the way; ids that are not held are ignored."""
+        """Move vector values part of the way; other concepts are ignored."""
         rows = self.find(ids)
-        held = rows >= 0
+        held = np.flatnonzero(rows >= 0)
+        held = held[self.entries["value_kind"][rows[held]] == ValueKind.VECTOR]
         if self.vectors is not None:
             values = self.vectors[rows[held]]
             self.vectors[rows[held]] = values + np.float32(share) * (towards[held] - values)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import hypothesis.strategies as st
@@ -24,141 +22,17 @@ from aesg.graph.scope import Scope
 from aesg.graph.shortterm import ShortTermMemory
 from storage_backends.adjacency import Slots
 from storage_backends.spreading import Spread
-from storage_backends.types import EDGE, EdgeKind, Floats, Ids, Records, ValueKind, WriteBatch
-from tests.graph.build import DIM, concepts, engine, entries, unit
+from storage_backends.types import EdgeKind, Floats, Ids, WriteBatch
+from tests.graph.build import DIM, concepts, engine, unit
+from tests.graph.worlds import Seeds, World, edge_records, random_world
 
 STILL = Spread(hops=0, decay=0.5, kinds=WITHIN)
-FAINT = 1e-3
-#: Ids from here on are provisional.
-FIRST_PROVISIONAL = 50
-
-Seeds = list[tuple[int, np.float32]]
 
 
-@dataclass
-class World:
-    """Concepts whose value is the last digit of their id, in base 3.
-
-    Ids below `FIRST_PROVISIONAL` are in the graph.
-    """
-
-    ids: list[int]
-    edges: dict[int, list[tuple[int, float, int]]] = field(default_factory=dict)
-    next: dict[int, int] = field(default_factory=dict)
-    origins: dict[int, int] = field(default_factory=dict)
-    plain: set[int] = field(default_factory=set)  # concepts without an integer value
-
-    def origin(self, concept_id: int) -> int:
-        return self.origins.get(concept_id, 0)
-
-    def scope(self) -> Scope:
-        """Return the world as graph and window."""
-        graph = [each for each in self.ids if each < FIRST_PROVISIONAL]
-        made = engine([])
-        if graph:
-            put = concepts(graph)
-            put.value_ids[:] = np.array(graph) % 3
-            put.value_kinds[:] = [self._kind(each) for each in graph]
-            put.stats["origin"] = [self.origin(each) for each in graph]
-            rows = {source: _edges(row) for source, row in self.edges.items()}
-            made.commit(WriteBatch(concepts=put, edges=rows))
-        return Scope(made.view(), self._window())
-
-    def _window(self) -> ShortTermMemory:
-        provisional = [each for each in self.ids if each >= FIRST_PROVISIONAL]
-        window = ShortTermMemory(DIM, 64)
-        new = entries(provisional)
-        new["value_id"] = np.array(provisional, np.int64) % 3
-        new["value_kind"] = [self._kind(each) for each in provisional]
-        new["origin"] = [self.origin(each) for each in provisional]
-        new["next"] = [self.next.get(each, 0) for each in provisional]
-        window.append(new, unit(provisional), None)
-        return window
-
-    def _kind(self, concept_id: int) -> ValueKind:
-        return ValueKind.KEY if concept_id in self.plain else ValueKind.INTEGER
-
-    def right(self, concept_id: int, outcome: int) -> bool:
-        return concept_id not in self.plain and concept_id % 3 == outcome
-
-    def successors(self, concept_id: int) -> Iterator[tuple[int, float]]:
-        """Yield the successors of a concept with the share of activation that they get."""
-        if concept_id >= FIRST_PROVISIONAL:
-            yield self.next.get(concept_id, 0), 1.0
-            return
-        row = [edge for edge in self.edges.get(concept_id, []) if edge[2] & EdgeKind.SUCCESSOR]
-        fan = max(sum(strength for _, strength, _ in row), 1.0)
-        for target, strength, _ in row:
-            yield target, strength / fan
-
-    def followed(self, seeds: Seeds, outcome: int, k: int, origin: int) -> Seeds:
-        """Return what the seeds that were right lead to."""
-        heard: dict[int, np.float32] = {}
-        for concept_id, activation in seeds:
-            if self.right(concept_id, outcome) and activation > 0:
-                for target, share in self.successors(concept_id):
-                    if target in self.ids and not self.hidden(target, origin):
-                        sent = np.float32(float(activation) * share)
-                        heard[target] = max(heard.get(target, sent), sent)
-        return sorted(heard.items(), key=lambda each: (-each[1], self.ids.index(each[0])))[:k]
-
-    def searched(self, query: Floats, k: int, origin: int) -> Seeds:
-        open_to = [each for each in self.ids if not self.hidden(each, origin)]
-        cosines = {each: float(unit([each])[0] @ query) for each in open_to}
-        nearest = sorted(open_to, key=lambda each: -cosines[each])[:k]
-        return [(each, np.float32(max(cosines[each], FAINT))) for each in nearest]
-
-    def hidden(self, concept_id: int, origin: int) -> bool:
-        return origin != 0 and self.origin(concept_id) == origin
-
-    def read(
-        self, queries: Floats, outcomes: Sequence[int | None], k: int, origin: int
-    ) -> list[tuple[Seeds, bool]]:
-        """Return the seeds of each position of one sequence, and whether they were followed."""
-        rows: list[tuple[Seeds, bool]] = []
-        for t, query in enumerate(queries):
-            came = outcomes[t - 1] if t else None
-            led = [] if came is None else self.followed(rows[-1][0], came, k, origin)
-            rows.append((led or self.searched(query, k, origin), bool(led)))
-        return rows
-
-
-def _edges(row: list[tuple[int, float, int]]) -> Records:
-    made = np.zeros(len(row), EDGE)
-    for record, (target, strength, kind) in zip(made, row, strict=True):
-        record["target"], record["weight"], record["confidence"] = target, strength, 1.0
-        record["kind"] = kind
-    return made
-
-
-def random_world(dice: np.random.Generator) -> World:
-    graph = sorted(dice.choice(np.arange(1, 40), dice.integers(0, 12), False).tolist())
-    window = sorted(dice.choice(np.arange(50, 80), dice.integers(0, 12), False).tolist())
-    kinds = [EdgeKind.SUCCESSOR, EdgeKind.COACTIVATION, EdgeKind.SUCCESSOR | EdgeKind.VALUE]
-    edges = {}
-    for source in graph:
-        targets = dice.choice(graph, min(len(graph), int(dice.integers(0, 5))), False).tolist()
-        edges[source] = [
-            (target, float(dice.choice([1.0, 0.5, 0.25])), int(dice.choice(kinds)))
-            for target in targets
-            if target != source
-        ]
-    held = graph + window
-    return World(
-        ids=held,
-        edges=edges,
-        # Some have no successor (0), some one that is gone (99), some one that has been born.
-        next={each: int(dice.choice([*held, 0, 99])) for each in window},
-        origins={each: int(dice.integers(0, 3)) for each in held},
-        plain={each for each in held if dice.random() < 0.1},
-    )
-
-
-def assert_row(scope: Scope, got: Recall, row: int, wanted: Seeds) -> None:
+def assert_row(world: World, scope: Scope, got: Recall, row: int, wanted: Seeds) -> None:
     k = got.slots.shape[1]
-    assert scope.ids(got.slots[row]).tolist() == [each for each, _ in wanted] + [0] * (
-        k - len(wanted)
-    )
+    padding = [0] * (k - len(wanted))
+    assert world.named(scope.ids(got.slots[row])) == [each for each, _ in wanted] + padding
     activations = [value for _, value in wanted] + [np.float32(0)] * (k - len(wanted))
     np.testing.assert_allclose(got.activations[row], activations, atol=1e-6)
 
@@ -187,7 +61,7 @@ def test_each_position_follows_what_was_right_or_searches(
         came = [each if sure else None for each, sure in pairs]
         own = 0 if origins is None else int(origins[row])
         for t, (wanted, followed) in enumerate(world.read(queries[row], came, k, own)):
-            assert_row(scope, got, row * time + t, wanted)
+            assert_row(world, scope, got, row * time + t, wanted)
             assert got.followed[row * time + t] == followed
 
 
@@ -201,7 +75,8 @@ def test_independent_queries_find_the_nearest(seed: int, k: int) -> None:
         got = recall(scope, queries, k, STILL, own)
         assert not got.followed.any()
         for row, query in enumerate(queries):
-            assert_row(scope, got, row, world.searched(query, k, 0 if own is None else own[row]))
+            wanted = world.searched(query, k, 0 if own is None else own[row])
+            assert_row(world, scope, got, row, wanted)
 
 
 @settings(max_examples=50)
@@ -453,8 +328,11 @@ def test_every_step_of_a_path_is_an_edge_and_its_first_is_a_seed(
     for kinds in (ALL_KINDS, WITHIN):
         spreading = Spread(hops=hops, decay=1.0, floor=1e-6, kinds=kinds)
         got = recall(scope, queries, k, spreading, own)
-        seeds, ids, paths = scope.ids(got.seeds), scope.ids(got.slots), scope.ids(got.paths)
-        assert paths.shape == (3, k, hops)
+        assert got.paths.shape == (3, k, hops)
+        seeds, ids, paths = (
+            np.reshape(world.named(scope.ids(each)), each.shape)
+            for each in (got.seeds, got.slots, got.paths)
+        )
         for row, place in zip(*np.nonzero(ids), strict=True):
             way = [each for each in paths[row, place].tolist() if each]
             assert paths[row, place].tolist() == way + [0] * (hops - len(way))
@@ -472,7 +350,7 @@ def test_an_old_successor_edge_leads_less_far_than_a_fresh_one() -> None:
     put = concepts([3, 4, 6, 7])
     put.value_ids[:] = 0
     put.stats["edge_epoch"] = [0, 0, 10, 0]
-    rows = {3: _edges([(4, 0.5, follow)]), 6: _edges([(7, 0.5, follow)])}
+    rows = {3: edge_records([(4, 0.5, follow)]), 6: edge_records([(7, 0.5, follow)])}
     made.commit(WriteBatch(concepts=put, edges=rows))
     scope = Scope(made.view(), ShortTermMemory(DIM, 64))
     between = unit([3]) + unit([6])

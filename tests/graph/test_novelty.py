@@ -11,6 +11,7 @@ from hypothesis import given, settings
 
 from aesg.graph import novelty
 from aesg.graph.novelty import Digest, Experience, digest
+from aesg.graph.scope import PACK_ID
 from storage_backends.types import Floats, ValueKind
 
 THRESHOLD = 0.5
@@ -309,3 +310,37 @@ def test_an_experience_is_left_as_it_was() -> None:
     digested(met)
     for name in ("found", "keys", "right"):
         np.testing.assert_array_equal(getattr(met, name), getattr(kept, name))
+
+
+def test_nothing_is_done_to_what_is_found_in_a_guest() -> None:
+    first, second = PACK_ID + (1 << 40), PACK_ID + (1 << 40) + 1
+    met = experience(
+        [0, 90, 180],
+        explained=[0.9, 0.1, 0.9],
+        found=[[first, 3], [second, first], [second, 3]],
+        cosines=[[1, 0.8], [1, 0.9], [1, 0.8]],
+        right=[[True, False], [True, True], [True, True]],
+        parents=[[second, 0], [first, second], [0, 4]],
+        previous=[-1, 0, 1],
+    )
+    news = digested(met)
+    assert news.entries["id"].tolist() == [NEXT_ID]  # of the query that nothing explained
+    assert news.standing.tolist() == [0, NEXT_ID, 3]
+    assert news.proved.tolist() == [3]
+    assert news.links.tolist() == [[NEXT_ID, 3]]
+    assert news.travelled.tolist() == [[4, 3]]
+    assert met.right.sum() == 5  # what was met is left as it was
+
+
+def test_a_guest_takes_the_place_of_no_concept_that_was_right_too() -> None:
+    met = experience(
+        [0, 0],
+        explained=[0.9, 0.9],
+        vectors=circle(10, 10),
+        found=[[PACK_ID, 3], [PACK_ID, 5]],
+        cosines=[[1, 0.8], [1, 0.7]],
+        right=[[True, True], [True, False]],
+    )
+    news = digested(met)
+    assert news.standing.tolist() == [3, 0]
+    assert news.refined.tolist() == [3]

@@ -86,7 +86,7 @@ def test_columns_come_from_where_the_slot_is() -> None:
     assert scope.origins(slots).tolist() == (wanted % 2 * 7).tolist()
     assert scope.value_ids(slots).tolist() == (wanted // 10).tolist()
     assert scope.value_kinds(slots).tolist() == [[1, 1], [0, 1], [1, 0]]
-    assert scope.ticks(slots).tolist() == [[0, 0]] * 3
+    assert scope.ages(slots, 5).tolist() == [[5, 5], [0, 5], [5, 0]]
     assert scope.is_provisional(slots).tolist() == [[False, True], [False, False], [True, False]]
     keys = np.where((wanted > 0)[..., None], unit(wanted.ravel().tolist()).reshape(3, 2, DIM), 0)
     np.testing.assert_allclose(scope.keys(slots), keys, atol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -13,10 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from storage_backends.column_file import PAGE, map_columns, put_columns
+from storage_backends.column_file import PAGE, ColumnsDraft, map_columns, put_columns
 from storage_backends.columns import Column
-from storage_backends.errors import StoreCorruptError, StoreError
-from storage_backends.recorded_file import write_file
+from storage_backends.errors import StoreCorruptError, StoreError, StoreFullError
+from storage_backends.recorded_file import record_of, write_file
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -201,3 +202,64 @@ def test_damage_to_any_byte_of_the_header_is_refused(path: Path) -> None:
                 map_columns(path, GENERATION)
             os.pwrite(file.fileno(), bytes([byte]), position)
     assert same(map_columns(path, GENERATION), arrays())
+
+
+class TestDraft:
+    """Columns that are filled in their place make the file that writing them would make."""
+
+    def draft(self, path: Path) -> ColumnsDraft:
+        return ColumnsDraft(
+            path, {name: (rows.dtype, rows.shape) for name, rows in arrays().items()}
+        )
+
+    def test_it_becomes_the_file_that_is_written_piece_by_piece(
+        self, path: Path, tmp_path: Path
+    ) -> None:
+        draft = self.draft(tmp_path / "in_place")
+        for name, rows in arrays().items():
+            draft.arrays[name][...] = rows
+        record = draft.finish(GENERATION)
+        assert (tmp_path / "in_place").read_bytes() == path.read_bytes()
+        assert record == record_of(tmp_path / "in_place")
+        assert same(map_columns(tmp_path / "in_place", GENERATION), arrays())
+
+    def test_until_it_is_finished_there_is_no_such_file(self, tmp_path: Path) -> None:
+        draft = self.draft(tmp_path / "in_place")
+        draft.arrays["ids"][:] = 1
+        assert not (tmp_path / "in_place").exists()
+        draft.discard()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_it_takes_the_place_of_another_and_of_what_was_left_unfinished(
+        self, path: Path, tmp_path: Path
+    ) -> None:
+        mapped = map_columns(path, GENERATION)
+        self.draft(path)
+        self.draft(path).finish(GENERATION + 1)
+        assert set(map_columns(path, GENERATION + 1)) == set(mapped)
+        assert same(mapped, arrays())
+        assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+    def test_a_full_disk_is_found_before_anything_is_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_room(*given: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "posix_fallocate", no_room)
+        with pytest.raises(StoreFullError, match="in_place"):
+            self.draft(tmp_path / "in_place")
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("call", ["fsync", "replace"])
+    def test_what_fails_in_the_end_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    ) -> None:
+        def fail(*given: object) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        draft = self.draft(tmp_path / "in_place")
+        monkeypatch.setattr(os, call, fail)
+        with pytest.raises(StoreError, match="in_place"):
+            draft.finish(GENERATION)
+        assert list(tmp_path.iterdir()) == []

@@ -145,7 +145,8 @@ def test_a_build_that_fails_is_told_and_not_tried_again_at_each_commit(
         engine.commit(WriteBatch(concepts=concepts([number])))
         _assert_finds_each(engine)
     assert builds.sizes == [30]
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    told = [record.levelno for record in caplog.records if record.levelno > logging.INFO]
+    assert told == [logging.WARNING]
     builds.error = None
     engine._housekeeper._rest_until = 0.0
     engine._housekeeper._woken.set()

@@ -501,6 +501,17 @@ def test_an_identity_and_settings_that_are_gone_are_told(mapped: Path) -> None:
     assert any(text.startswith("the settings config, next_id, epoch, tick") for text in lost)
 
 
+def test_files_of_packs_outlive_the_setting_that_names_them(mapped: Path) -> None:
+    kept = mapped / "packs" / f"{'0' * 64}.aesgpack"
+    kept.parent.mkdir()
+    kept.write_bytes(b"a pack")
+    _empty(data_file(mapped))
+    lost = repaired(mapped).lost
+    assert any(text.startswith("the settings config, next_id, epoch, tick, packs") for text in lost)
+    LMDBStore.open(mapped).close()  # a writer, which sweeps
+    assert kept.read_bytes() == b"a pack"
+
+
 def test_a_snapshot_with_another_hash_is_not_used(mapped: Path) -> None:
     (columns,) = mapped.glob("gen-*/columns-*.aesg")
     overwrite(columns, 5 * PAGE, b"other")

@@ -1,0 +1,170 @@
+"""What processes share of a large pack.
+
+Fresh read-only processes load one pack and attach it to an empty memory: the first, which decodes
+it and builds its seed index, and those after it; then the memory of one reader and of four at once,
+each after ``--turns`` calls of sixteen queries. The cache folder is made for this, and removed.
+
+    python benchmarks/pack_sharing.py [--concepts 300000] [--dim 64] [--edges 10]
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from _large import Used, memory_used, processes, queries, vectors, warm_up
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from aesg import AESGConfig, AESGMemory
+from aesg.packs import Provenance, write_pack
+from aesg.packs.columns import COLUMNS, OPTIONAL
+
+READERS = 4
+_MB = 1e6
+
+
+@dataclass(frozen=True)
+class Attached:
+    """Seconds of wall and processor time to load and to attach, and peak memory in bytes."""
+
+    loading: float
+    loading_cpu: float
+    attaching: float
+    attaching_cpu: float
+    peak_anonymous: int
+
+
+def make_pack(path: Path, concepts: int, dim: int, edges: int) -> None:
+    """Write a pack of clustered concepts with ``edges`` out-edges each."""
+    keys = vectors(0, concepts, dim)
+    norms = np.linalg.norm(keys, axis=1).astype(np.float32)
+    steps = np.random.default_rng(0).integers(1, concepts - edges, (concepts, edges))
+    steps.sort(axis=1)
+    targets = (np.arange(concepts)[:, None] + steps + np.arange(edges)) % concepts
+    columns: dict[str, NDArray[Any]] = {
+        "ids": np.arange(1, concepts + 1, dtype=np.uint64),
+        "keys": keys / norms[:, None],
+        "norms": norms,
+        "edge_targets": np.sort(targets, axis=1).ravel().astype(np.uint32),
+        "payloads": np.empty(0, np.uint8),
+    }
+    same = {"edge_counts": edges, "edge_kinds": 1, "edge_weights": 0.5, "edge_confidences": 0.5}
+    same |= {"relevance": 1, "stability": 1, "created": 1, "modified": 1}
+    for name, kind in COLUMNS.items():
+        if name not in columns and name != OPTIONAL:
+            columns[name] = np.array([same.get(name, 0)], kind.dtype)
+    origin = Provenance("", 0, 0, "")
+    write_pack(path, columns, name="large", vector_dim=dim, provenance=origin)
+
+
+def attach_once(directory: Path, path: Path, dim: int) -> Attached:
+    """Load and attach the pack in this fresh process."""
+    warm_up(dim)
+    with AESGMemory.open(directory) as memory:
+        before = memory_used().anonymous
+        begin, cpu = time.perf_counter(), time.process_time()
+        pack = memory.load_pack(path)
+        loaded, loaded_cpu = time.perf_counter(), time.process_time()
+        memory.attach_pack(pack)
+        end, end_cpu = time.perf_counter(), time.process_time()
+        peak = memory_used().anonymous - before
+    return Attached(loaded - begin, loaded_cpu - cpu, end - loaded, end_cpu - loaded_cpu, peak)
+
+
+def read_beside(
+    directory: Path, path: Path, concepts: int, dim: int, turns: int, barrier: object, number: int
+) -> Used:
+    """Attach, ask, and measure while all the other readers are there too."""
+    warm_up(dim)
+    before = memory_used()
+    with AESGMemory.open(directory) as memory:
+        memory.attach_pack(memory.load_pack(path))
+        for turn in range(turns):
+            memory.retrieve(queries(number * turns + turn, concepts, dim))
+        barrier.wait()  # type: ignore[attr-defined]
+        used = memory_used() - before
+        barrier.wait()  # type: ignore[attr-defined]
+    return used
+
+
+def readers(
+    directory: Path, path: Path, count: int, concepts: int, dim: int, turns: int
+) -> list[Used]:
+    """Return what each of some readers uses beyond a process without a memory."""
+    with get_context("spawn").Manager() as manager, processes(count) as pool:
+        barrier = manager.Barrier(count)
+        jobs = [
+            pool.submit(read_beside, directory, path, concepts, dim, turns, barrier, number)
+            for number in range(count)
+        ]
+        return [job.result() for job in jobs]
+
+
+def show_attaching(console: Console, directory: Path, path: Path, dim: int) -> None:
+    """Measure and print how fresh processes load and attach the pack."""
+    table = Table("a fresh process", "load, s (CPU)", "attach, s (CPU)", "anonymous afterwards, MB")
+    for which in ("the first", "those after it"):
+        with processes(1) as pool:
+            run = pool.submit(attach_once, directory, path, dim).result()
+        table.add_row(
+            which,
+            f"{run.loading:.2f} ({run.loading_cpu:.2f})",
+            f"{run.attaching:.2f} ({run.attaching_cpu:.2f})",
+            f"{run.peak_anonymous / _MB:.0f}",
+        )
+    console.print(table)
+
+
+def show_sharing(
+    console: Console, directory: Path, path: Path, concepts: int, dim: int, turns: int
+) -> None:
+    """Measure and print what one reader and four readers use."""
+    table = Table("readers at once", "PSS in all, MB", "anonymous each, MB", "against one")
+    alone = 0
+    for count in (1, READERS):
+        used = readers(directory, path, count, concepts, dim, turns)
+        total = sum(each.proportional for each in used)
+        alone = alone or total
+        private = max(each.anonymous for each in used)
+        table.add_row(
+            str(count), f"{total / _MB:.0f}", f"{private / _MB:.0f}", f"{total / alone:.2f} x"
+        )
+    console.print(table)
+
+
+@click.command()
+@click.option("--concepts", default=300_000, show_default=True)
+@click.option("--dim", default=64, show_default=True)
+@click.option("--edges", default=10, show_default=True, help="Out-edges of each concept.")
+@click.option("--turns", default=200, show_default=True, help="Calls of 16 queries per reader.")
+def main(concepts: int, dim: int, edges: int, turns: int) -> None:
+    """Attach a large pack in fresh processes."""
+    console = Console()
+    with tempfile.TemporaryDirectory() as scratch:
+        directory, path = Path(scratch) / "memory", Path(scratch) / "large.aesgpack"
+        cache = os.environ["AESG_CACHE"] = str(Path(scratch) / "cache")
+        AESGMemory(directory, AESGConfig(vector_dim=dim)).close()
+        with processes(1) as pool:
+            pool.submit(make_pack, path, concepts, dim, edges).result()
+        console.print(
+            f"{concepts:,} concepts, {dim} wide, {edges} edges each: "
+            f"pack {path.stat().st_size / _MB:.0f} MB"
+        )
+        show_attaching(console, directory, path, dim)
+        files = sorted(Path(cache).glob("packs/*/*.*"))
+        sizes = ", ".join(f"{file.name} {file.stat().st_size / _MB:.0f} MB" for file in files)
+        console.print(f"in the cache: {sizes}")
+        show_sharing(console, directory, path, concepts, dim, turns)
+
+
+if __name__ == "__main__":
+    main()
