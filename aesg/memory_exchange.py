@@ -155,7 +155,13 @@ class MemoryExchange(MemoryHandle):
         A concept that the memory has already, of like key and of the same value, takes over uses,
         relevance and edges of that of the pack, and its payload where it has none; its key and its
         own payload stay. All others are new concepts, with ids of their own. Durable when the call
-        returns, and written whole or not at all. To merge a pack again adds no concept and no edge.
+        returns, and written whole or not at all. To merge a pack again at once and at the
+        same similarity changes nothing, and ``ids`` are what they were, where no more than 64 of
+        its concepts have one key and one value.
+
+        Uses are added up with the first pack of a memory. From the second on the greater number
+        counts: uses that this memory counted itself may be swallowed where disjoint selections of
+        one memory are merged one after another. Where counts matter, merge one with everything.
 
         Parameters
         ----------

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import get_worker_info
@@ -20,7 +18,6 @@ from aesg._seam import storage_errors
 from aesg.config import AESGConfig
 from aesg.errors import AESGMemoryError, AESGStorageError
 from aesg.history import EvolutionLog, Kept, kept
-from aesg.memory_inputs import id_of, ids_of
 from aesg.memory_stats import Edge, NoveltyRates, StorageInfo, edges_of
 from aesg.modes import PERMISSIONS, MemoryMode, Permissions
 from aesg.payload import unpack_payload
@@ -113,66 +110,6 @@ class MemoryHandle(nn.Module):
         if wanted is not MemoryMode.INFERENCE and not self._writes and not self._bystander:
             self._bind(read_only=False)
         self._mode = wanted
-
-    def payloads(self, concept_ids: Ids | Sequence[int]) -> list[Any]:
-        """Return the payload of each concept; None where there is none.
-
-        For a concept that was merged it is that of the concept that took it over.
-
-        Raises
-        ------
-        AESGMemoryError
-            If an id is not an integer from 0 to 2**64 - 1.
-        """
-        ids = ids_of(concept_ids)
-        self.refresh()
-        with storage_errors(f"read memory '{self.directory}'"):
-            return [unpack_payload(each) for each in self._state.payloads(ids)]
-
-    def resolve(self, concept_ids: Ids | Sequence[int]) -> Ids:
-        """Return the concept that stands for each id now.
-
-        Returns
-        -------
-        (N,) uint64 array
-            The id itself, or of a concept that was merged the one that took it over; 0 where
-            there is none, any more or at all.
-
-        Raises
-        ------
-        AESGMemoryError
-            If an id is not an integer from 0 to 2**64 - 1.
-        """
-        ids = ids_of(concept_ids)
-        self.refresh()
-        with storage_errors(f"read memory '{self.directory}'"):
-            return self._state.present(ids)
-
-    def edges(self, concept_id: int | np.integer[Any]) -> list[Edge]:
-        """Return the edges that lead from a concept, the strongest first.
-
-        What is linked is committed first, but within `counted_commits`. For a concept that was
-        merged they are those of the concept that took it over.
-
-        Parameters
-        ----------
-        concept_id : int
-
-        Returns
-        -------
-        list of Edge
-            Empty for a concept without edges, for a provisional one, and where there is none.
-
-        Raises
-        ------
-        AESGMemoryError
-            If the id is not an integer from 0 to 2**64 - 1.
-        """
-        wanted = id_of(concept_id)
-        self.refresh()
-        state = self._settled()
-        with state.lock.shared(), storage_errors(f"read memory '{self.directory}'"):
-            return edges_of(state.view, int(state.resolve(wanted)[0]), state.clock.epoch)
 
     def save(self) -> None:
         """Write everything that is new; durable when the call returns."""
@@ -297,6 +234,25 @@ class MemoryHandle(nn.Module):
                 f"Memory '{self.directory}': expected a handle that may write to {what}, got one "
                 f"that only reads; {hint}"
             )
+
+    def _own_payloads(self, ids: Ids) -> list[Any]:
+        """Return the payloads of concepts of the memory itself."""
+        self.refresh()
+        with storage_errors(f"read memory '{self.directory}'"):
+            return [unpack_payload(each) for each in self._state.payloads(ids)]
+
+    def _own_standing(self, ids: Ids) -> Ids:
+        """Return the concepts of the memory itself that stand for some ids."""
+        self.refresh()
+        with storage_errors(f"read memory '{self.directory}'"):
+            return self._state.present(ids)
+
+    def _own_edges(self, concept_id: Ids) -> list[Edge]:
+        """Return the edges of a concept of the memory itself, given as one id."""
+        self.refresh()
+        state = self._settled()
+        with state.lock.shared(), storage_errors(f"read memory '{self.directory}'"):
+            return edges_of(state.view, int(state.resolve(concept_id)[0]), state.clock.epoch)
 
     def _settled(self) -> MemoryState:
         """Return the state to be looked at, with its store open.

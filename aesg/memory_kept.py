@@ -77,7 +77,14 @@ def keep(state: MemoryState, directory: Path, pack: Pack, priority: int) -> Pack
             _record(state, [])  # from now on a file that is not recorded is a leftover
         if file is None:
             file = kept_packs.put(directory, lambda place: _write(pack, place))
-            pack = _filed(directory / PACKS / file, pack)
+            signer, pack = pack.signer, _filed(directory / PACKS / file, pack)
+            if signer is not None and pack.signer is None:
+                _log.warning(
+                    "memory '%s' keeps pack '%s' without its signature: the file that was signed "
+                    "is gone, and its content was written again",
+                    directory,
+                    pack.name,
+                )
         packs[pack.name] = KeptPack(pack.name, file, priority)
         _record(state, list(packs.values()))
         kept_packs.sweep(directory, lambda: _settings(state))

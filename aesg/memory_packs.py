@@ -282,7 +282,7 @@ class MemoryPacks(MemoryExchange):
         """Return the attached pack that another is to replace, if any; check that it may."""
         found = self._find(pack.name)
         if found is not None:
-            if keep and found.kept:
+            if keep and (found.kept or pack.name in memory_kept.named(self._state)):
                 return found
             raise _name_taken(found, keep=keep)
         if len(self._attached) >= MOST_PACKS:
@@ -298,15 +298,17 @@ class MemoryPacks(MemoryExchange):
         self._attached = weighed(packs if earlier is not None else [*packs, later])
 
     def _mark_what_is_kept(self, state: MemoryState) -> None:
-        """Have no handle of this process say that the memory keeps what it keeps no more."""
-        packs = memory_kept.named(state)
-        for held, handle in binding.holds_on(self.directory):
-            if isinstance(handle, MemoryPacks):
-                with held.lock.alone():
-                    handle._attached = tuple(
-                        replace(each, kept=each.kept and memory_kept.is_of(each.pack, packs))
-                        for each in handle._attached
-                    )
+        """Have all handles of this process say of each pack whether the memory keeps it."""
+        holds = binding.holds_on(self.directory)  # which no lock of a state may be held around
+        with state.lock.alone():
+            packs = memory_kept.named(state)
+            for held, handle in holds:
+                if isinstance(handle, MemoryPacks):
+                    with held.lock.alone():
+                        handle._attached = tuple(
+                            replace(each, kept=memory_kept.is_of(each.pack, packs))
+                            for each in handle._attached
+                        )
 
     def _attach_kept(self, state: MemoryState) -> None:
         """Attach the packs that the memory keeps, in the place of those that it kept before.

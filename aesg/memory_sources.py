@@ -72,7 +72,7 @@ class MemorySources(MemoryPacks):
         ids = ids_of(concept_ids)
         own = ids < PACK_ID
         found: list[Any] = [None] * len(ids)
-        _fill(found, np.flatnonzero(own), super().payloads(ids[own]))
+        _fill(found, np.flatnonzero(own), self._own_payloads(ids[own]))
         for each in self._attached if not own.all() else ():
             places = each.positions(ids)
             rows = np.flatnonzero(places >= 0)
@@ -97,7 +97,7 @@ class MemorySources(MemoryPacks):
         ids = ids_of(concept_ids)
         own = ids < PACK_ID
         present = np.zeros_like(ids)
-        present[own] = super().resolve(ids[own])
+        present[own] = self._own_standing(ids[own])
         for each in self._attached if not own.all() else ():
             here = each.positions(ids) >= 0
             present[here] = ids[here]
@@ -125,7 +125,7 @@ class MemorySources(MemoryPacks):
         """
         wanted = id_of(concept_id)
         if wanted[0] < PACK_ID:
-            return super().edges(concept_id)
+            return self._own_edges(wanted)
         for each in self._attached:
             if (place := int(each.positions(wanted)[0])) >= 0:
                 return _edges_in(each, place)

@@ -74,6 +74,7 @@ class _Place:
     manifest_seq: int
     next_id: int
     saves: int
+    keeps_packs: bool
 
 
 def restore(
@@ -294,6 +295,7 @@ def _place_of(store: LMDBStore, next_id: int) -> _Place:
         manifest_seq=store.manifest_seq(),
         next_id=max(next_id, _count_of(settings, _NEXT_ID)),
         saves=_count_of(settings, _SAVES),
+        keeps_packs=kept_packs.SETTING in settings,
     )
 
 
@@ -333,6 +335,11 @@ def _write_numbers(transaction: Transaction, tables: Tables, place: _Place) -> i
     if saves := max(place.saves + bool(place.saves), _count_of(settings, _SAVES)):
         for table in ("sys", "shortterm"):
             _put(transaction, tables, table, _SAVES.encode(), str(saves))
+    if place.keeps_packs and kept_packs.SETTING not in settings:
+        # None, and not one that was lost: the files of those before are leftovers.
+        _put(
+            transaction, tables, "sys", kept_packs.SETTING.encode(), kept_packs.encode([]).decode()
+        )
     return generation
 
 

@@ -104,7 +104,7 @@ def match(base: View, pack: View, similarity: float, progress: Progress = silent
     concept of the pack where there are several. Then comes what is most alike among the nearest;
     what is the very same as another concept of the pack comes last, the oldest first, so that a
     pack which is merged again finds what it found before. Where all of the nearest are alike and
-    none has the value, all that have it are looked at.
+    it is not certain that the best is one of them, all that have the value are looked at.
 
     Parameters
     ----------
@@ -126,16 +126,50 @@ def match(base: View, pack: View, similarity: float, progress: Progress = silent
     alike = _alike(base, pack, similarity, np.flatnonzero(stands < 0), progress)
     agree = same_value(base, alike.slots, pack, alike.positions, similarity)
     agreeing = alike.of(agree)
-    crowded = np.bincount(alike.positions, minlength=pack.size) >= _NEIGHBOURS
-    crowded[agreeing.positions] = False
-    farther = _farther(base, live, pack, np.flatnonzero(crowded), similarity, same.slots, progress)
+    crowded = _crowded(alike, agreeing, same.slots, pack.size)
+    farther = _farther(base, live, pack, crowded, similarity, same.slots, progress)
     agreeing = _Pairs.joined([agreeing, farther])
-    found = agreeing.best(late=np.isin(agreeing.slots, same.slots))
+    found = _best(base, pack, agreeing, similarity, same.slots)
     stands[found.positions], cosines[found.positions] = found.slots, found.cosines
     others = alike.of(stands[alike.positions] < 0)
-    others = others.best(late=np.zeros(len(others.slots), np.bool_))
+    others = _best(base, pack, others, similarity, same.slots[:0])
     rival[others.positions] = others.slots
     return Match(stands, rival, cosines)
+
+
+def _crowded(alike: _Pairs, agreeing: _Pairs, taken: Slots, size: int) -> Slots:
+    """Return the positions for which a better pair may be farther than the nearest.
+
+    The last of the nearest may be one of several that are equally far.
+    """
+    crowded = np.bincount(alike.positions, minlength=size) >= _NEIGHBOURS
+    farthest = np.ones(size, np.float32)
+    np.minimum.at(farthest, alike.positions, alike.cosines)
+    clear = agreeing.cosines > farthest[agreeing.positions] + 2 * ROUNDING
+    clear &= ~np.isin(agreeing.slots, taken)
+    crowded[agreeing.positions[clear]] = False
+    return np.flatnonzero(crowded)
+
+
+def _best(base: View, pack: View, pairs: _Pairs, similarity: float, taken: Slots) -> _Pairs:
+    """Return the best pair of each position that is similar enough, those of ``taken`` last.
+
+    A product of matrices rounds a cosine in one way or another, depending on what else is in them;
+    where that might decide, the cosine is computed again, from the two keys alone.
+    """
+    late = np.isin(pairs.slots, taken)
+    top = np.full(pack.size, -np.inf, np.float32)
+    np.maximum.at(top, pairs.positions[~late], pairs.cosines[~late])
+    doubtful = ~late & (pairs.cosines >= top[pairs.positions] - 2 * ROUNDING)
+    doubtful |= np.abs(pairs.cosines - similarity) <= 2 * ROUNDING
+    rows, cosines = np.flatnonzero(doubtful), pairs.cosines.copy()
+    for begin in range(0, len(rows), _CHUNK):
+        part = rows[begin : begin + _CHUNK]
+        one = base.keys[pairs.slots[part]].astype(np.float64)
+        cosines[part] = (one * pack.keys[pairs.positions[part]]).sum(axis=1)
+    enough = cosines >= similarity
+    exact = _Pairs(pairs.positions, pairs.slots, pairs.ids, cosines)
+    return exact.of(enough).best(late[enough])
 
 
 def _alike(
@@ -146,7 +180,7 @@ def _alike(
     for begin in range(0, len(positions), _CHUNK):
         part = positions[begin : begin + _CHUNK]
         slots, cosines = base.index.search(pack.keys[part], _NEIGHBOURS)
-        row, column = np.nonzero((slots >= 0) & (cosines >= similarity))
+        row, column = np.nonzero((slots >= 0) & (cosines >= similarity - ROUNDING))
         found.append(_Pairs.of_slots(base, part[row], slots[row, column], cosines[row, column]))
         progress(_STEP, begin + len(part), len(positions))
     return _Pairs.joined(found)
@@ -161,7 +195,7 @@ def _farther(
     taken: Slots,
     progress: Progress,
 ) -> _Pairs:
-    """Return the pair that `_Pairs.best` takes for each position, of all concepts of its value."""
+    """Return the pairs among which `_best` finds that of each position, of all of its value."""
     values = _values(base, live)
     order = np.argsort(values, kind="stable")
     live, values = live[order], values[order]
@@ -176,16 +210,16 @@ def _farther(
             for first in range(0, len(slots), _CHUNK):
                 some = slots[first : first + _CHUNK]
                 pairs = _agreeing(base, some, pack, part, similarity)
-                found.append(pairs.best(late=np.isin(pairs.slots, taken)))
+                found.append(_best(base, pack, pairs, similarity, taken))
             done += len(part)
             progress(_STEP_FARTHER, done, len(positions))
     return _Pairs.joined(found)
 
 
 def _agreeing(base: View, slots: Slots, pack: View, positions: Slots, similarity: float) -> _Pairs:
-    """Return the pairs of some concepts that are the same, all compared with all."""
+    """Return the pairs of some concepts that are the same but for rounding, all with all."""
     cosines = pack.keys[positions] @ base.keys[slots].T
-    row, column = np.nonzero(cosines >= similarity)
+    row, column = np.nonzero(cosines >= similarity - ROUNDING)
     pairs = _Pairs.of_slots(base, positions[row], slots[column], cosines[row, column])
     return pairs.of(same_value(base, pairs.slots, pack, pairs.positions, similarity))
 

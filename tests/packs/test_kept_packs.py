@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -361,6 +362,36 @@ def test_no_handle_says_that_what_was_replaced_is_kept(memory: AESGMemory, tmp_p
         assert described(other) == {"medical": (6, True)}
 
 
+def test_any_handle_can_replace_what_the_memory_keeps(memory: AESGMemory, tmp_path: Path) -> None:
+    with AESGMemory.open(memory.directory, mode="TRAIN") as other:
+        other.attach_pack(loaded(other, tmp_path, "medical", seed=1), keep=True)
+        assert described(memory) == {"medical": (80, False)}
+        memory.attach_pack(loaded(memory, tmp_path, "medical", seed=2), 30, keep=True)
+        assert described(memory) == {"medical": (30, True)}
+        assert described(other) == {"medical": (50, False)}
+
+
+def test_a_handle_says_that_what_another_has_kept_is_kept(
+    memory: AESGMemory, tmp_path: Path
+) -> None:
+    pack = loaded(memory, tmp_path, "chemical")
+    memory.attach_pack(pack, keep=True)
+    with AESGMemory.open(memory.directory, mode="TRAIN") as other:
+        again = memory.detach_pack("chemical", forget=True)
+        assert described(other)["chemical"] == (50, False)
+        memory.attach_pack(again, keep=True)
+        assert described(other)["chemical"] == (50, True)
+
+
+def test_a_signature_that_cannot_be_kept_is_missed_aloud(
+    memory: AESGMemory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pack = replace(loaded(memory, tmp_path, "signed"), signer=bytes(32))
+    (tmp_path / "signed.aesgpack").unlink()
+    memory.attach_pack(pack, keep=True)
+    assert "keeps pack 'signed' without its signature" in caplog.text
+
+
 def test_what_another_handle_has_forgotten_can_be_kept_again(memory: AESGMemory) -> None:
     other = opened(memory.directory)
     memory.detach_pack("medical", forget=True)
@@ -510,6 +541,20 @@ def test_restore_brings_back_the_packs_of_the_copy(memory: AESGMemory, tmp_path:
     assert described(other) == {"medical": (80, True)}
     assert len(kept_files(memory.directory)) == 1
     assert problems_of(memory.directory) == []
+
+
+def test_a_restore_from_before_the_first_pack_leaves_nothing_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(tmp_path / "memory") as memory:
+        memory.copy(tmp_path / "copy")
+        memory.attach_pack(loaded(memory, tmp_path, "medical"), keep=True)
+        memory.restore(tmp_path / "copy")
+        assert described(memory) == {}
+        memory.attach_pack(loaded(memory, tmp_path, "later", seed=1), keep=True)
+        assert len(kept_files(memory.directory)) == 1
+        assert not problems_of(memory.directory)
+    assert "found" not in caplog.text
 
 
 def test_the_tools_take_packs_along(memory: AESGMemory, tmp_path: Path) -> None:

@@ -299,6 +299,57 @@ def test_what_a_concept_was_merged_with_is_found_again_beside_something_nearer(
     assert memory.merge_pack(pack).ids.tolist() == [*own, 2]
 
 
+def test_what_a_concept_was_merged_with_is_found_again_beside_a_crowd_of_the_pack(
+    memory: AESGMemory, other: AESGMemory
+) -> None:
+    """The crowd fills the nearest, and one in it has the value; the first match is farther."""
+    keys = np.zeros((23, DIM), np.float32)
+    keys[:, 0] = 1
+    keys[1, 1], keys[2, 1] = 0.25, -0.27  # alike to the first, and not to each other
+    keys[3:, 2] = np.linspace(0.255, 0.265, 20)
+    own = memory.remember(keys[2:3], [0]).tolist()
+    other.remember(keys[[0, 1, *range(3, 23)]], [0, 0, *range(1, 21)])
+    pack = exported(other, FILE)
+    for added in (21, 0, 0):
+        report = memory.merge_pack(pack)
+        assert report.added == added
+        assert report.ids.tolist() == [*own, *range(2, 23)]
+
+
+@pytest.mark.parametrize("similarity", [None, 0.5, 0.8])
+def test_whatever_is_merged_again_stands_for_the_same_and_changes_nothing(
+    tmp_path: Path, similarity: float | None
+) -> None:
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        width = [4, 8, 32][seed % 3]
+        centers = random.normal(size=(4, width))
+        folder = tmp_path / str(seed)
+        with (
+            opened(folder / "memory", vector_dim=width, max_edges_per_node=3) as memory,
+            opened(folder / "other", vector_dim=width) as other,
+        ):
+            for each in (memory, other):
+                _fill(each, centers, random)
+            pack = exported(other, folder / FILE)
+            first = memory.merge_pack(pack, similarity=similarity)
+            before = _content(memory)
+            again = memory.merge_pack(pack, similarity=similarity)
+            assert again.ids.tolist() == first.ids.tolist()
+            assert (again.added, again.edges_added) == (0, 0)
+            assert _content(memory) == before
+
+
+def _fill(memory: AESGMemory, centers: Any, random: np.random.Generator) -> None:
+    """Remember crowds: keys that are equal, equal but for rounding, alike, and not alike."""
+    for moved in random.permutation([0, 1e-7, 0.003, 0.05, 0.2])[:3]:
+        keys = centers[random.integers(0, len(centers), 60)]
+        keys = keys + moved * random.normal(size=keys.shape)
+        values = random.integers(0, random.choice([2, 30]), 60)
+        ids = memory.remember(keys.astype(np.float32), values).tolist()
+        link(memory, {ids[n]: [(ids[n + 12], 0.5, 0.5, 1, 2)] for n in range(12)})
+
+
 @pytest.mark.parametrize("values", ["integers", "vectors"])
 def test_what_is_known_is_found_in_a_crowd_of_other_values(
     memory: AESGMemory, other: AESGMemory, values: str
