@@ -34,8 +34,19 @@ def pack_payloads(payloads: Sequence[Any] | None, count: int) -> list[bytes | No
 
 
 def unpack_payload(packed: bytes | None) -> Any:
-    """Decode one payload."""
-    return None if packed is None else msgpack.unpackb(packed, strict_map_key=False)
+    """Decode one payload.
+
+    Raises
+    ------
+    AESGMemoryError
+        If there is no room for what it holds, which may be many times its length.
+    """
+    try:
+        return None if packed is None else msgpack.unpackb(packed, strict_map_key=False)
+    except MemoryError as error:
+        raise AESGMemoryError(
+            f"Payload of {len(packed or b'')} bytes: expected room for what it holds, got none"
+        ) from error
 
 
 def _packed(payload: Any, place: int) -> bytes:

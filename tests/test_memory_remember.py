@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -88,6 +89,17 @@ def test_payloads_come_back_as_they_were() -> None:
     assert again.payloads(ids[:1].tolist()) == _PAYLOADS[:1]
     assert again.payloads([12345]) == [None]
     assert again.payloads([]) == []
+
+
+def test_a_payload_that_there_is_no_room_for_is_an_error_of_the_memory() -> None:
+    memory = opened()
+    ids = memory.remember(pattern(0)[None], payloads=["zero"])
+    with (
+        patch("aesg.payload.msgpack.unpackb", side_effect=MemoryError),
+        pytest.raises(AESGMemoryError, match="Payload of 5 bytes: expected room"),
+    ):
+        memory.payloads(ids)
+    assert memory.payloads(ids) == ["zero"]
 
 
 def test_payloads_of_a_context_are_those_of_its_concepts() -> None:
