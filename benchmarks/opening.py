@@ -17,11 +17,11 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import click
-from _large import Used, files_of, fill, memory_used, processes, queries, seconds, warm_up
+from _large import files_of, fill, processes, queries, seconds, warm_up
+from _sharing import show_sharing
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +29,6 @@ from aesg import AESGMemory
 from storage_backends.lmdb_store import LMDBStore
 from storage_backends.view import View
 
-READERS = 4
 REPEATS = 5
 _MB = 1e6
 
@@ -78,32 +77,6 @@ def forget(directory: Path) -> None:
         os.close(descriptor)
 
 
-def read_beside(
-    directory: Path, concepts: int, dim: int, turns: int, barrier: object, number: int
-) -> Used:
-    """Open, ask, and measure while all the other readers are there too."""
-    warm_up(dim)
-    before = memory_used()
-    with AESGMemory.open(directory) as memory:
-        for turn in range(turns):
-            memory.retrieve(queries(number * turns + turn, concepts, dim))
-        barrier.wait()  # type: ignore[attr-defined]
-        used = memory_used() - before
-        barrier.wait()  # type: ignore[attr-defined]
-    return used
-
-
-def readers(directory: Path, count: int, concepts: int, dim: int, turns: int) -> list[Used]:
-    """Return what each of some readers uses beyond a process without a memory."""
-    with get_context("spawn").Manager() as manager, processes(count) as pool:
-        barrier = manager.Barrier(count)
-        jobs = [
-            pool.submit(read_beside, directory, concepts, dim, turns, barrier, number)
-            for number in range(count)
-        ]
-        return [job.result() for job in jobs]
-
-
 def medians(runs: Sequence[Opened]) -> list[float]:
     """Return the median of each time."""
     rows = [(run.opening, run.first, run.later) for run in runs]
@@ -124,21 +97,6 @@ def show_opening(console: Console, directory: Path, concepts: int, dim: int) -> 
     with processes(1) as pool:
         table.add_row(
             "reading all records", f"{pool.submit(read_all, directory).result() * 1e3:,.0f}"
-        )
-    console.print(table)
-
-
-def show_sharing(console: Console, directory: Path, concepts: int, dim: int, turns: int) -> None:
-    """Measure and print what one reader and four readers use."""
-    table = Table("readers at once", "PSS in all, MB", "anonymous each, MB", "against one")
-    alone = 0
-    for count in (1, READERS):
-        used = readers(directory, count, concepts, dim, turns)
-        total = sum(each.proportional for each in used)
-        alone = alone or total
-        private = max(each.anonymous for each in used)
-        table.add_row(
-            str(count), f"{total / _MB:.0f}", f"{private / _MB:.0f}", f"{total / alone:.2f} x"
         )
     console.print(table)
 

@@ -13,13 +13,13 @@ import os
 import tempfile
 import time
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from _large import Used, memory_used, processes, queries, vectors, warm_up
+from _large import memory_used, processes, vectors, warm_up
+from _sharing import show_sharing
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +28,6 @@ from aesg import AESGConfig, AESGMemory
 from aesg.packs import Provenance, write_pack
 from aesg.packs.columns import COLUMNS, OPTIONAL
 
-READERS = 4
 _MB = 1e6
 
 
@@ -80,35 +79,6 @@ def attach_once(directory: Path, path: Path, dim: int) -> Attached:
     return Attached(loaded - begin, loaded_cpu - cpu, end - loaded, end_cpu - loaded_cpu, peak)
 
 
-def read_beside(
-    directory: Path, path: Path, concepts: int, dim: int, turns: int, barrier: object, number: int
-) -> Used:
-    """Attach, ask, and measure while all the other readers are there too."""
-    warm_up(dim)
-    before = memory_used()
-    with AESGMemory.open(directory) as memory:
-        memory.attach_pack(memory.load_pack(path))
-        for turn in range(turns):
-            memory.retrieve(queries(number * turns + turn, concepts, dim))
-        barrier.wait()  # type: ignore[attr-defined]
-        used = memory_used() - before
-        barrier.wait()  # type: ignore[attr-defined]
-    return used
-
-
-def readers(
-    directory: Path, path: Path, count: int, concepts: int, dim: int, turns: int
-) -> list[Used]:
-    """Return what each of some readers uses beyond a process without a memory."""
-    with get_context("spawn").Manager() as manager, processes(count) as pool:
-        barrier = manager.Barrier(count)
-        jobs = [
-            pool.submit(read_beside, directory, path, concepts, dim, turns, barrier, number)
-            for number in range(count)
-        ]
-        return [job.result() for job in jobs]
-
-
 def show_attaching(console: Console, directory: Path, path: Path, dim: int) -> None:
     """Measure and print how fresh processes load and attach the pack."""
     table = Table("a fresh process", "load, s (CPU)", "attach, s (CPU)", "anonymous afterwards, MB")
@@ -120,23 +90,6 @@ def show_attaching(console: Console, directory: Path, path: Path, dim: int) -> N
             f"{run.loading:.2f} ({run.loading_cpu:.2f})",
             f"{run.attaching:.2f} ({run.attaching_cpu:.2f})",
             f"{run.peak_anonymous / _MB:.0f}",
-        )
-    console.print(table)
-
-
-def show_sharing(
-    console: Console, directory: Path, path: Path, concepts: int, dim: int, turns: int
-) -> None:
-    """Measure and print what one reader and four readers use."""
-    table = Table("readers at once", "PSS in all, MB", "anonymous each, MB", "against one")
-    alone = 0
-    for count in (1, READERS):
-        used = readers(directory, path, count, concepts, dim, turns)
-        total = sum(each.proportional for each in used)
-        alone = alone or total
-        private = max(each.anonymous for each in used)
-        table.add_row(
-            str(count), f"{total / _MB:.0f}", f"{private / _MB:.0f}", f"{total / alone:.2f} x"
         )
     console.print(table)
 
@@ -163,7 +116,7 @@ def main(concepts: int, dim: int, edges: int, turns: int) -> None:
         files = sorted(Path(cache).glob("packs/*/*.*"))
         sizes = ", ".join(f"{file.name} {file.stat().st_size / _MB:.0f} MB" for file in files)
         console.print(f"in the cache: {sizes}")
-        show_sharing(console, directory, path, concepts, dim, turns)
+        show_sharing(console, directory, concepts, dim, turns, pack=path)
 
 
 if __name__ == "__main__":

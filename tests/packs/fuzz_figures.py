@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tests import kept_figures
 from tests.packs.fuzz_worker import Verdict
 
 #: Names the file to which a run adds its figures.
@@ -86,13 +86,7 @@ class Tally:
 
 def keep(kind: str, tally: Tally) -> None:
     """Add a row to the figures of this run, where the environment names a file for them."""
-    name = os.environ.get(VARIABLE)
-    if name:
-        path = Path(name)
-        rows = json.loads(path.read_text()) if path.exists() else {}
-        rows[kind] = asdict(tally)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(rows, indent=2) + "\n")
+    kept_figures.keep(VARIABLE, kind, asdict(tally))
 
 
 def table(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -112,20 +106,12 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
 
 def fill_in(page: str, rows: Mapping[str, Mapping[str, float]]) -> str:
     """Return a page with the figures of a run between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"expected {BEGIN} and {END} in the page")
-    return f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{after}"
+    return kept_figures.fill_in(page, (BEGIN, END), table(rows))
 
 
 def main(figures: Path, page: Path | None = None) -> None:
     """Print the figures of a run, or write them into a page."""
-    rows = json.loads(figures.read_text())
-    if page is None:
-        print(table(rows))
-    else:
-        page.write_text(fill_in(page.read_text(), rows))
+    kept_figures.show(table(json.loads(figures.read_text())), (BEGIN, END), page)
 
 
 if __name__ == "__main__":
