@@ -2,7 +2,7 @@
 # make test                  lint, types and the test suite
 # make test-long             the tests that take minutes
 # make torture               kills, power cuts, faults and damage by the thousand (20 minutes)
-# make bench                 the benchmarks
+# make bench                 what it costs, beside what else one could use (20 minutes)
 # make pack-demo             what a pack brings to another copy of a network, on real text
 # make serve-demo            serve a memory over HTTP while it is written and killed (3 minutes)
 # make clean                 remove what the above wrote, except what was installed
@@ -43,8 +43,9 @@ torture: $(VENV)/.installed-test
 	$(BIN)/python -m tests.torture.figures build/torture.json
 	$(BIN)/python -m tests.packs.fuzz_figures build/packs.json
 
-bench: $(VENV)/.installed-test
-	set -e; for script in benchmarks/[!_]*.py; do $(BIN)/python "$$script" $(ARGS); done
+# The report goes to build/benchmarks. ARGS=--quick: small, some minutes; ARGS=--list: what there is.
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks $(ARGS)
 
 # The report goes to build/usefulness. ARGS=--quick: two seeds, smaller, three minutes.
 usefulness: $(VENV)/.installed-bench
@@ -56,7 +57,7 @@ serve-demo: $(VENV)/.installed-serve
 pack-demo: $(VENV)/.installed-demo
 	$(BIN)/python -m examples.packs.run $(ARGS)
 
-$(VENV)/.installed-%: pyproject.toml constraints.txt storage_backends/spreading/_kernel.c
+$(VENV)/.installed-%: pyproject.toml constraints.txt storage_backends/spreading/_kernel.c storage_backends/_lookup.c
 	@echo "Installing into $(VENV) (the first time takes a few minutes)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) -e ".[$*]"

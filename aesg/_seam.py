@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator
+from types import TracebackType
 
 from aesg.errors import AESGStorageError
 from storage_backends.errors import StoreError
 
 
-@contextmanager
-def storage_errors(action: str) -> Iterator[None]:
+class storage_errors(ContextDecorator):  # noqa: N801 - used as a function
     """Translate what the store and the operating system raise into `AESGStorageError`.
 
     Serves as a context manager and as a decorator.
@@ -25,7 +24,18 @@ def storage_errors(action: str) -> Iterator[None]:
     AESGStorageError
         ``Failed to <action>: <reason>``, caused by the `StoreError` or `OSError`.
     """
-    try:
-        yield
-    except (StoreError, OSError) as error:
-        raise AESGStorageError(f"Failed to {action}: {error}") from error
+
+    def __init__(self, action: str) -> None:
+        self._action = action
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, StoreError | OSError):
+            raise AESGStorageError(f"Failed to {self._action}: {error}") from error

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _SILENT = 1e-6  # activation below which log() would take over
+_SHORTEST = 1e-12  # length below which a vector is not made longer
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Attention:
 def attend(
     query: Tensor,
     keys: Tensor,
-    mask: Tensor,
+    mask: Tensor | None,
     activations: Tensor,
     ages: Tensor,
     roots: Tensor,
@@ -61,7 +62,8 @@ def attend(
     query : (..., D) tensor
     keys : (..., K, D) tensor
         Unit vectors.
-    mask : (..., K) bool tensor
+    mask : (..., K) bool tensor or None
+        True where there is a concept; None where there is one in every place.
     activations, ages : (..., K) tensor
         Ages in topology updates.
     roots : (..., K) int64 tensor
@@ -74,17 +76,23 @@ def attend(
     projection : (D, D) tensor
         The virtual concept is ``normalise(mean + mean @ projection.T)``.
     """
-    unit = F.normalize(query, dim=-1)
+    unit = _unit(query)
     cosines = torch.matmul(keys, unit.unsqueeze(-1)).squeeze(-1)  # (..., K)
     cosines = cosines + reach * (cosines.gather(-1, roots) - cosines).clamp_min(0)
     logits = scale * cosines + activations.clamp_min(_SILENT).log() - recency * ages.log1p()
     if prior is not None:
         logits = logits + prior
-    logits = logits.masked_fill(~mask, -torch.inf)
-    mean = F.normalize(keys.sum(-2), dim=-1)  # (..., D)
-    abstract = F.normalize(mean + F.linear(mean, projection), dim=-1)
-    any_found = mask.any(-1)
-    virtual = (scale * (abstract * unit).sum(-1)).masked_fill(~any_found, -torch.inf)
-    null = null_logit.expand_as(virtual)
-    shares = torch.cat([logits, torch.stack([virtual, null], -1)], -1).softmax(-1)
+    mean = _unit(keys.sum(-2))  # (..., D)
+    abstract = _unit(mean + F.linear(mean, projection))
+    virtual = scale * (abstract * unit).sum(-1, keepdim=True)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf)
+        virtual = virtual.masked_fill(~mask.any(-1, keepdim=True), -torch.inf)
+    shares = torch.cat([logits, virtual, null_logit.expand_as(virtual)], -1).softmax(-1)
     return Attention(shares[..., :-2], abstract, shares[..., -2])
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Do what `torch.nn.functional.normalize` does, in less time where there are few vectors."""
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / lengths.clamp_min(_SHORTEST)

@@ -257,7 +257,7 @@ class RetrievedContext:
 
         Zeros where nothing was retrieved.
         """
-        summed = (self.weights.unsqueeze(-1) * self.vectors).sum(-2)  # (..., D)
+        summed = weighted_sum(self.weights, self.vectors)  # (..., D)
         return summed + self.abstract_weight.unsqueeze(-1) * self.abstract
 
     def _listed(self, places: slice) -> list[int]:
@@ -269,6 +269,12 @@ class RetrievedContext:
 COLUMNS = tuple(
     each.name for each in fields(RetrievedContext) if each.name not in ("trace", "gathered")
 )
+
+
+def weighted_sum(weights: Tensor, vectors: Tensor) -> Tensor:
+    """Return the sum ``(..., D)`` of vectors ``(..., K, D)``, each times one of ``(..., K)``."""
+    with torch.autocast(weights.device.type, enabled=False):  # which products would heed
+        return torch.matmul(weights.unsqueeze(-2), vectors).squeeze(-2)
 
 
 def sequences_of(shape: Sequence[int]) -> tuple[int, int]:

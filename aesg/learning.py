@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +16,9 @@ from aesg.context import Found, RetrievedContext
 from aesg.errors import AESGMemoryError
 from aesg.graph.arrays import unit
 from aesg.graph.novelty import Experience
+from aesg.outcomes import UNKNOWN, Likelihood, fitted
 from storage_backends.adjacency import Slots
 from storage_backends.types import Floats, Ids, ValueKind
-
-#: The outcome that says "not known" (the ``ignore_index`` of cross-entropy).
-UNKNOWN = -100
 
 #: By how much probabilities may miss a sum of one: half precision rounds coarsely.
 _ROUNDING = 0.1
@@ -39,7 +36,7 @@ class Deferred:
     context : RetrievedContext
     outcomes : (...,) int64 or (..., D) float tensor, or None
         What is known so far; `UNKNOWN` marks gaps.
-    log_probs : (..., V) tensor or None
+    log_probs : (..., V) tensor or Likelihood or None
         What model and memory together expected of integers, detached.
     expected : (..., D) tensor or None
         What they expected of vectors, detached.
@@ -49,7 +46,7 @@ class Deferred:
 
     context: RetrievedContext
     outcomes: Tensor | None = None
-    log_probs: Tensor | None = None
+    log_probs: Tensor | Likelihood | None = None
     expected: Tensor | None = None
     observed: bool = False
 
@@ -125,7 +122,7 @@ def check(deferred: Deferred) -> None:
     count, log_probs = len(deferred.context.found.queries), deferred.log_probs
     if deferred.expected is not None:
         _check_expected(deferred.expected, deferred.context)
-    if log_probs is None:
+    if log_probs is None or isinstance(log_probs, Likelihood):
         return
     if not log_probs.ndim or log_probs.shape[:-1].numel() != count:
         raise AESGMemoryError(
@@ -174,50 +171,6 @@ def _check_expected(expected: Any, context: RetrievedContext) -> None:
 def _fitted(outcomes: Any, context: RetrievedContext) -> Tensor:
     """Return outcomes with one for each query; those of a sample are of all its queries."""
     return fitted(outcomes, context.mask.shape[:-1], context.found.queries.shape[1])
-
-
-def fitted(outcomes: Any, asked: tuple[int, ...], dim: int) -> Tensor:
-    """Return outcomes with one for each query that was asked.
-
-    Parameters
-    ----------
-    outcomes : (...,) integer or (..., D) float tensor
-        In the shape of the queries, or flat; or one for each sample, which is taken for each of
-        its queries.
-    asked : tuple of int
-        Shape of the queries, the sample first, without their width.
-    dim : int
-        Width ``D``.
-
-    Raises
-    ------
-    AESGMemoryError
-        If they are of another type or shape.
-    """
-    _check_type(outcomes)
-    given: Tensor = outcomes
-    width = (dim,) if given.is_floating_point() else ()
-    if given.shape in ((*asked, *width), (math.prod(asked), *width)):
-        return given
-    if given.shape == (*asked[:1], *width):
-        return given.reshape(*asked[:1], *(1 for _ in asked[1:]), *width).expand(*asked, *width)
-    what = f"vectors of width {dim}" if width else "integers"
-    shapes = " or ".join(
-        str((*each, *width)) for each in dict.fromkeys([asked, (math.prod(asked),)])
-    )
-    of_samples = f", or one for each sample, shape {(*asked[:1], *width)}" if asked[1:] else ""
-    raise AESGMemoryError(
-        f"Outcomes do not fit the queries: expected {math.prod(asked)} {what} in a tensor of shape "
-        f"{shapes}{of_samples}, got shape {tuple(given.shape)}"
-    )
-
-
-def _check_type(outcomes: Any) -> None:
-    if not isinstance(outcomes, Tensor) or outcomes.is_complex() or outcomes.dtype is torch.bool:
-        got = outcomes.dtype if isinstance(outcomes, Tensor) else type(outcomes).__name__
-        raise AESGMemoryError(
-            f"Outcomes of wrong type: expected a tensor of integers or floats, got {got}"
-        )
 
 
 def experience_of(deferred: Deferred, threshold: float) -> Experience:
@@ -297,16 +250,21 @@ def _with_integers(deferred: Deferred, outcomes: Tensor) -> Experience:
     found = deferred.context.found
     came: NDArray[np.int64] = outcomes.detach().reshape(-1).long().cpu().numpy()
     known = came != UNKNOWN
-    _check_range(came[known], deferred.log_probs)
+    likely = deferred.log_probs
+    if isinstance(likely, Likelihood):
+        explained, told = likely.to(came)
+        known &= told
+    else:
+        _check_range(came[known], likely)
     right = (
         (found.value_ids == came[:, None])
         & (found.value_kinds == ValueKind.INTEGER)
         & (found.ids != 0)
     )
-    if deferred.log_probs is None:
+    if likely is None:
         explained = (_array(deferred.context.weights, right.shape) * right).sum(1)
-    else:
-        explained = _given(deferred.log_probs, np.where(known, came, 0))
+    elif isinstance(likely, Tensor):
+        explained = _given(likely, np.where(known, came, 0))
     return _experience(found, ValueKind.INTEGER, came, None, explained, right, known)
 
 

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from aesg.errors import AESGTrainingError
-from aesg.learning import UNKNOWN
 from aesg.memory_inputs import is_integer
+from aesg.outcomes import UNKNOWN
 
 Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -83,6 +83,59 @@ def batch_loss(
     return loss
 
 
+def asks_of_targets(criterion: Criterion | None, targets: Tensor) -> bool:
+    """Tell whether a criterion asks a model for nothing but the log-probabilities of targets.
+
+    `CrossEntropyLoss` and `NLLLoss` do, of integer targets, where all classes count the same, no
+    label is smoothed and one number is asked for; and so does the default.
+    """
+    if not is_integer(targets):
+        return False
+    return criterion is None or (
+        isinstance(criterion, _CLASSES)
+        and type(criterion) in _CLASSES
+        and criterion.reduction in ("mean", "sum")
+        and criterion.weight is None
+        and not getattr(criterion, "label_smoothing", 0.0)
+        and not criterion._forward_hooks
+        and not criterion._forward_pre_hooks
+    )
+
+
+def loss_of_targets(criterion: Criterion | None, log_probs: Tensor, targets: Tensor) -> Tensor:
+    """Return what `batch_loss` does, given the log-probabilities of the targets alone.
+
+    Parameters
+    ----------
+    criterion : callable, optional
+        One that `asks_of_targets`.
+    log_probs : (...) floating
+        0 where there is no target.
+    targets : (...) int64
+        As `known_targets` returns them.
+
+    Returns
+    -------
+    () floating
+        The loss.
+    """
+    total = -log_probs.sum()
+    return total if _adds_up(criterion) else total / (targets != UNKNOWN).sum()
+
+
+def check_targets(
+    criterion: Criterion | None,
+    targets: Tensor,
+    count: int,
+    where: str,
+    name_of: Callable[[int], str] | None = None,
+) -> None:
+    """Raise `AESGTrainingError` where `batch_loss` does of targets among ``count`` classes."""
+    ignored = _ignored(criterion, targets)
+    if ignored is not None:
+        check_classes(targets, count, ignored, where, name_of)
+
+
 def known_targets(criterion: Criterion | None, targets: Tensor) -> Tensor:
     """Return targets with -100, "not known", where the criterion ignores them.
 
@@ -117,7 +170,7 @@ def share_of(criterion: Criterion | None, targets: Tensor) -> float | None:
         default do not ignore, with the weights of their classes; else the samples. None where the
         criterion adds up, by ``reduction="sum"``.
     """
-    if getattr(criterion, "reduction", "mean") == "sum":
+    if _adds_up(criterion):
         return None
     ignored = _ignored(criterion, targets)
     if ignored is None:
@@ -125,6 +178,10 @@ def share_of(criterion: Criterion | None, targets: Tensor) -> float | None:
     known = targets[targets != ignored]
     weight = getattr(criterion, "weight", None)
     return float(known.numel() if weight is None else weight[known.long()].sum())
+
+
+def _adds_up(criterion: Criterion | None) -> bool:
+    return getattr(criterion, "reduction", "mean") == "sum"
 
 
 def _ignored(criterion: Criterion | None, targets: Tensor) -> int | None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from aesg.context import Trace, widened
 from aesg.graph.scope import Scope
 from aesg.reading import Reading
+from storage_backends.columns import Slots
 from storage_backends.types import Floats, Ids, ValueKind
 
 
@@ -62,29 +62,26 @@ def columns_of(
     """
     slots, none = reading.slots, np.empty((*reading.slots.shape, 0), np.float32)
     trace = _trace_of(scope, reading)
-
-    def there(column: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(column).to(device)
-
     columns = Columns(
-        keys=there(reading.keys),
-        mask=there(slots >= 0),
-        activations=there(reading.activations),
-        ages=there(reading.ages),
-        cosines=trace.cosines.to(device),
-        roots=there(reading.roots),
-        crowds=there(np.ones(slots.shape, np.float32) if crowds is None else crowds),
-        value_kinds=trace.value_kinds.to(device),
-        value_ids=trace.value_ids.to(device),
-        vectors=there(none if reading.vectors is None else reading.vectors),
+        keys=torch.from_numpy(reading.concepts.keys),
+        mask=torch.from_numpy(slots >= 0),
+        activations=torch.from_numpy(reading.activations),
+        ages=torch.from_numpy(reading.ages),
+        cosines=trace.cosines,
+        roots=torch.from_numpy(reading.roots),
+        crowds=torch.from_numpy(np.ones(slots.shape, np.float32) if crowds is None else crowds),
+        value_kinds=trace.value_kinds,
+        value_ids=trace.value_ids,
+        vectors=torch.from_numpy(none if reading.vectors is None else reading.vectors),
     )
+    if device.type != "cpu":
+        columns = Columns(*(each.to(device) for each in columns))
     return columns, trace
 
 
 def _trace_of(scope: Scope, reading: Reading) -> Trace:
-    queries, slots = reading.queries, reading.slots
-    kinds = scope.value_kinds(slots)
-    integer = (kinds == ValueKind.INTEGER) & (slots >= 0)
+    queries, concepts = reading.queries, reading.concepts
+    integer = (concepts.value_kinds == ValueKind.INTEGER) & (concepts.slots >= 0)
 
     def bits(column: Ids) -> Tensor:
         return torch.from_numpy(column.view(np.int64))
@@ -92,16 +89,24 @@ def _trace_of(scope: Scope, reading: Reading) -> Trace:
     return Trace(
         queries=torch.from_numpy(queries.unit),
         norms=torch.from_numpy(queries.norms),
-        ids=bits(scope.ids(slots)),
-        paths=bits(scope.ids(reading.paths)),
+        ids=bits(concepts.ids),
+        paths=bits(_ids_along(scope, reading.paths)),
         cosines=torch.from_numpy(reading.cosines),
-        value_kinds=torch.from_numpy(kinds),
-        value_ids=torch.from_numpy(np.where(integer, scope.value_ids(slots), -1)),
+        value_kinds=torch.from_numpy(concepts.value_kinds),
+        value_ids=torch.from_numpy(np.where(integer, concepts.value_ids, -1)),
         origins=bits(np.repeat(queries.origins, queries.sequences[1])),
         seeds=bits(scope.ids(reading.seeds)),
         begun=torch.from_numpy(reading.begun),
         followed=torch.from_numpy(reading.followed),
     )
+
+
+def _ids_along(scope: Scope, paths: Slots) -> Ids:
+    """Return the ids of paths, of which most places are empty."""
+    ids, held = np.zeros(paths.shape, np.uint64), np.nonzero(paths >= 0)
+    if len(held[0]):
+        ids[held] = scope.ids(paths[held])
+    return ids
 
 
 def flat(columns: Columns, trace: Trace, width: int) -> list[Tensor]:

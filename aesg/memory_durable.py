@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 
 from aesg.config import AESGConfig
+from aesg.graph.arrays import ids_of
 from aesg.graph.association import Values, associate, unanswered, values_of
 from aesg.graph.draft import joined
 from aesg.graph.pending import Pending
@@ -318,8 +319,7 @@ class DurableState(LoadedState):
         Provisional concepts are neighbours of what stands for their neighbours now.
         """
         self._pending.events.clear()
-        for gone, stands in aliases.items():
-            self.shortterm.rename(gone, stands)
+        self.shortterm.rename(ids_of(aliases), ids_of(aliases.values()))
 
     @property
     def _has_config(self) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aesg.context import RetrievedContext, sequences_of
 from aesg.errors import AESGMemoryError, AESGNavigationError
-from aesg.learning import UNKNOWN
+from aesg.outcomes import UNKNOWN, Likelihood
 from aesg.reading import Came, Queries
 from storage_backends.types import Floats, Ids, ValueKind
 
@@ -31,7 +31,9 @@ def check_top_k(top_k: int) -> None:
 
 def check_log_probs(log_probs: Any) -> None:
     """Raise `AESGMemoryError` unless log-probabilities are a float tensor, or None."""
-    if log_probs is None or (isinstance(log_probs, Tensor) and log_probs.is_floating_point()):
+    if log_probs is None or isinstance(log_probs, Likelihood):
+        return
+    if isinstance(log_probs, Tensor) and log_probs.is_floating_point():
         return
     got = log_probs.dtype if isinstance(log_probs, Tensor) else type(log_probs).__name__
     raise AESGMemoryError(f"Log-probabilities of wrong type: expected a float tensor, got {got}")
@@ -64,8 +66,7 @@ def queries_of(
     """
     raw, norms = _vectors("Query", query, vector_dim)
     sequences = sequences_of(query.shape[:-1])
-    unit: Floats = np.divide(raw, np.where(norms > 0, norms, 1)[:, None], dtype=np.float32)
-    unit[norms == 0] = 0
+    unit = _unit(raw, norms)
     came = None if outcomes is None else _outcomes(outcomes, sequences)
     own = _origins(origins, sequences[0])
     return Queries(unit, norms, sequences, own, came, _came(before) if before else None)
@@ -253,6 +254,15 @@ def _vectors(name: str, given: Any, vector_dim: int) -> tuple[Floats, Floats]:
             f"got {found}"
         )
     return flat, np.where(norms >= _SHORTEST, norms, 0).astype(np.float32)
+
+
+def _unit(raw: Floats, norms: Floats) -> Floats:
+    """Return vectors at a length of one; zeros where they have no direction."""
+    directed = norms > 0
+    unit: Floats = np.divide(raw, np.where(directed, norms, 1)[:, None], dtype=np.float32)
+    if not directed.all():
+        unit[~directed] = 0
+    return unit
 
 
 def _outcomes(outcomes: Tensor, sequences: tuple[int, int]) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from aesg.memory_inputs import check_log_probs, queries_of
 from aesg.memory_keys import KeyChanges
 from aesg.memory_reading import MemoryReading
 from aesg.modes import MemoryMode
+from aesg.outcomes import Likelihood
 from aesg.reading import Queries, Reading
 from aesg.state import MemoryState
 from storage_backends.types import Floats, Ids
@@ -51,7 +52,7 @@ class MemoryLearning(MemoryReading):
         self,
         context: RetrievedContext,
         outcomes: Tensor | None = None,
-        log_probs: Tensor | None = None,
+        log_probs: Tensor | Likelihood | None = None,
         expected: Tensor | None = None,
     ) -> None:
         """Queue what a retrieval teaches until `update_topology`.
@@ -65,9 +66,9 @@ class MemoryLearning(MemoryReading):
         context : RetrievedContext
         outcomes : (...,) int64 or (..., D) float tensor, optional
             What is known of the outcomes so far; `observe` may replace it.
-        log_probs : (..., V) tensor, optional
-            What model and memory together expected of integers; the explanation score of an
-            integer outcome is the probability given to it.
+        log_probs : (..., V) tensor or Likelihood, optional
+            What model and memory together expected of integers, or of the outcomes alone; the
+            explanation score of an integer outcome is the probability given to it.
         expected : (..., D) float tensor, optional
             What they together expected of vectors; the explanation score of a vector outcome is
             its cosine with this, in [0, 1]. Without it `context.aggregate` takes its place: what
@@ -79,7 +80,8 @@ class MemoryLearning(MemoryReading):
             If outcomes, log-probabilities or expected vectors do not fit the queries.
         """
         if torch.compiler.is_compiling():
-            self._defer_traced(context, outcomes, log_probs, expected)
+            whole = cast("Tensor | None", log_probs)  # what is compiled speaks of all integers
+            self._defer_traced(context, outcomes, whole, expected)
             return
         check_log_probs(log_probs)
         if self._learns:

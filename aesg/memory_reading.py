@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -145,11 +146,14 @@ class MemoryReading(MemorySources):
     ) -> tuple[Columns, Trace]:
         """Return what `recall` attends to; for the operator of compiled models."""
         queries = queries_of(query, self.vector_dim, outcomes, origins, before)
-        with self._reads() as state, state.rates.retrieval():
+        with self._reads() as state:
+            began = time.perf_counter()
             scope = self._scope(state)
             reading = self._read(state, scope, queries, top_k, vectors)
             crowds = self._crowding.counts(scope, reading.slots) if balanced else None
-            return columns_of(scope, reading, crowds, query.device)
+            found = columns_of(scope, reading, crowds, query.device)
+            state.rates.retrieved(time.perf_counter() - began)
+            return found
 
     def explain(
         self,
@@ -266,14 +270,14 @@ class MemoryReading(MemorySources):
         """Weigh what was retrieved, in the shape of the queries."""
         lead = query.shape[:-1]
         (keys, mask, activations, ages, cosines, roots, crowds, kinds, value_ids, gathered) = (
-            each.view(*lead, *each.shape[1:]) for each in columns
+            columns if len(lead) == 1 else (each.view(*lead, *each.shape[1:]) for each in columns)
         )
-        with torch.autocast(query.device.type, enabled=False):
+        with _in_full_precision(query.device.type):
             scale, recency, null_logit, reach, projection = self._attention_parameters()
             attention = attend(
                 query.float(),
                 keys,
-                mask,
+                None if _is_everywhere(trace) else mask,
                 activations,
                 ages,
                 roots,
@@ -321,6 +325,20 @@ class MemoryReading(MemorySources):
             weakening=edge_decay,
             epoch=epoch,
         )
+
+
+def _is_everywhere(trace: Trace) -> bool:
+    """Tell whether a concept was found for every place; not known while torch compiles."""
+    if torch.compiler.is_compiling() or not trace.ids.shape[1]:
+        return False
+    return bool(trace.ids.numpy().all())
+
+
+def _in_full_precision(device: str) -> AbstractContextManager[object]:
+    """Return a block without autocast."""
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 os.register_at_fork(

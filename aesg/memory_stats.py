@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -47,13 +44,10 @@ class NoveltyRates:
     retrievals: int = 0
     retrieval_seconds: float = field(default=0.0, compare=False)  # no two runs take as long
 
-    @contextmanager
-    def retrieval(self) -> Iterator[None]:
-        """Count a retrieval, and how long the block takes."""
-        began = time.perf_counter()
-        yield
+    def retrieved(self, seconds: float) -> None:
+        """Count a retrieval, and how long it took."""
         self.retrievals += 1
-        self.retrieval_seconds += time.perf_counter() - began
+        self.retrieval_seconds += seconds
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aesg.graph.activation import ALL_KINDS, WITHIN, Before, Recall, recall, recall_sequences
-from aesg.graph.scope import Scope
-from aesg.learning import UNKNOWN
+from aesg.graph.scope import Located, Scope
+from aesg.outcomes import UNKNOWN
 from storage_backends.columns import Slots
 from storage_backends.spreading import Spread
 from storage_backends.types import Floats, Ids
+
+_NOWHERE = np.empty((2, 0), np.int64)
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class Reading:
     Parameters
     ----------
     queries : Queries
-    slots : (N, K) int64
-        Slots of the scope, most active first; -1 pads.
+    concepts : Located
+        Slots ``(N, K)`` of the scope, most active first; -1 pads. Valid as long as the scope is.
     seeds : (N, S) int64
         Slots where activation began; -1 pads.
     begun : (N, S) float32
@@ -81,8 +83,6 @@ class Reading:
     roots : (N, K) int64
         Place among the ``K`` of the seed that activation came from; its own for a seed, and where
         that seed is not among them.
-    keys : (N, K, D) float32
-        Unit keys.
     vectors : (N, K, D) float32 or None
         What the concepts stand for; None where they were not asked for.
     activations, ages, cosines : (N, K) float32
@@ -92,17 +92,21 @@ class Reading:
     """
 
     queries: Queries
-    slots: Slots
+    concepts: Located
     seeds: Slots
     begun: Floats
     paths: Slots
     roots: Slots
-    keys: Floats
     vectors: Floats | None
     activations: Floats
     ages: Floats
     cosines: Floats
     followed: NDArray[np.bool_]
+
+    @property
+    def slots(self) -> Slots:
+        """Slots of the concepts, ``(N, K)``."""
+        return self.concepts.slots
 
 
 def read(
@@ -139,23 +143,30 @@ def read(
         active = _activate(scope, queries, min(k, held), settings, exclude_own)
     else:
         active = _nothing(len(unit), settings.hops)
-    width = int((active.slots >= 0).sum(axis=1).max(initial=0))  # K: what was found, at most k
-    slots = active.slots[:, :width]
-    keys = scope.keys(slots)  # (N, K, D)
+    width = _most(active.slots)  # K: what was found, at most k
+    paths = active.paths[:, :width]
+    concepts = scope.at(active.slots[:, :width])
     return Reading(
         queries=queries,
-        slots=slots,
+        concepts=concepts,
         seeds=active.seeds,
         begun=active.begun,
-        paths=active.paths[:, :width],
-        roots=_roots(slots, active.paths[:, :width]),
-        keys=keys,
-        vectors=scope.vectors(slots) if vectors else None,
+        paths=paths,
+        roots=_roots(concepts.slots, paths),
+        vectors=concepts.vectors if vectors else None,
         activations=active.activations[:, :width],
-        ages=scope.ages(slots, tick).astype(np.float32),
-        cosines=np.matmul(keys, unit[:, :, None])[..., 0],
+        ages=concepts.ages(tick).astype(np.float32),
+        cosines=np.matmul(concepts.keys, unit[:, :, None])[..., 0],
         followed=active.followed,
     )
+
+
+def _most(slots: Slots) -> int:
+    """Return how many concepts the query has that has most; they stand in front."""
+    width: int = slots.shape[1]
+    if (slots[:, -1:] >= 0).any():
+        return width
+    return int((slots >= 0).sum(axis=1).max(initial=0))
 
 
 def _activate(
@@ -197,11 +208,13 @@ def _nothing(count: int, hops: int) -> Recall:
 
 def _roots(slots: Slots, paths: Slots) -> Slots:
     """Return the place of the seed that each of ``(N, K)`` slots was reached from, or its own."""
-    roots = np.tile(np.arange(slots.shape[1]), (len(slots), 1))
-    hops = (paths >= 0).sum(axis=2)  # (N, K)
-    row, place = np.nonzero(hops)
+    roots = np.empty(slots.shape, np.int64)
+    roots[:] = np.arange(slots.shape[1])
+    row, place = np.nonzero(paths[:, :, 0] >= 0) if paths.shape[2] else _NOWHERE
     if len(row):
-        seed = paths[row, place, hops[row, place] - 1]
+        way = paths[row, place]  # (M, H), -1 behind the seed
+        seed = way[np.arange(len(way)), (way >= 0).sum(axis=1) - 1]
         same = slots[row] == seed[:, None]
-        roots[row, place] = np.where(same.any(axis=1), same.argmax(axis=1), place)
+        found = same.argmax(axis=1)
+        roots[row, place] = np.where(same[np.arange(len(way)), found], found, place)
     return roots

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from aesg.demo.plan import Workspace
 from aesg.models import AESGDecoderLM
+from benchmarks.suite import Result
 
-console = Console()
-
-folder_option = click.option(
-    "--folder", default="aesg_demo", show_default=True, type=click.Path(path_type=Path)
-)
+_FOLDER = Path("aesg_demo")
 
 
-def finished_demo(folder: Path) -> Workspace | None:
-    """Return the workspace of a finished demo; say so and return None where there is none."""
-    workspace = Workspace(folder.absolute())
-    if workspace.checkpoint.exists():
-        return workspace
-    console.print(f"SKIPPED: no finished demo in {folder}; run `python -m aesg.demo` first")
-    return None
+def finished_demo() -> Workspace | None:
+    """Return the workspace of the demo that was run here; None where there is none."""
+    workspace = Workspace(_FOLDER.absolute())
+    return workspace if workspace.checkpoint.exists() else None
+
+
+def without_demo(name: str, title: str) -> Result:
+    """Return the result of a benchmark that finds no finished demo."""
+    return Result(name, title, skipped=("no finished demo: run `make demo` first",))
 
 
 def trained_weights(workspace: Workspace) -> dict[str, Tensor]:

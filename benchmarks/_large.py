@@ -30,21 +30,21 @@ from storage_backends.types import (
 )
 
 _BATCH = 20_000
-_CLUSTER = 100
+CLUSTER = 100
 _NOISE = 0.3
 QUERIES = 16  # in one call
 
 
 def vectors(first: int, count: int, dim: int) -> Floats:
     """Return keys that lie in clusters of a hundred, as those of a model do."""
-    cluster = np.arange(first, first + count) // _CLUSTER
+    cluster = np.arange(first, first + count) // CLUSTER
     rows = np.empty((count, dim), np.float32)
     for each in np.unique(cluster).tolist():
         rng = np.random.default_rng(each)
         centre = rng.standard_normal(dim, np.float32)
-        members = centre + _NOISE * rng.standard_normal((_CLUSTER, dim), np.float32)
+        members = centre + _NOISE * rng.standard_normal((CLUSTER, dim), np.float32)
         mine = np.flatnonzero(cluster == each)
-        rows[mine] = members[(first + mine) % _CLUSTER]
+        rows[mine] = members[(first + mine) % CLUSTER]
     return rows
 
 
@@ -87,7 +87,7 @@ def _edges(first: int, count: int, concepts: int, each: int) -> dict[int, Record
     """Return edges, half of them within the cluster and half to anywhere."""
     rng = np.random.default_rng(first)
     sources = np.arange(first, first + count)[:, None]
-    near = sources // _CLUSTER * _CLUSTER + rng.integers(0, _CLUSTER, (count, each))
+    near = sources // CLUSTER * CLUSTER + rng.integers(0, CLUSTER, (count, each))
     far = rng.integers(0, concepts, (count, each))
     targets = np.where(np.arange(each) % 2 == 0, np.minimum(near, concepts - 1), far)
     rows = {}

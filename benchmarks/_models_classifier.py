@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from _models import ModelRun
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
@@ -14,6 +13,7 @@ from torch.utils.data import TensorDataset
 from aesg.models import AESGCNNClassifier
 from aesg.models.base import AESGModel
 from aesg.trainer import AESGTrainer
+from benchmarks._models import ModelRun
 
 _CLASSES, _COMMON = 12, 4
 _OF_COMMON, _OF_RARE, _TESTED = 60, 6, 20

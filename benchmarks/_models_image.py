@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from _models import ModelRun
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
@@ -19,6 +18,7 @@ from aesg.models import AESGCNNAutoencoder, AESGColorizationNet
 from aesg.models.base import AESGModel
 from aesg.modes import MemoryMode
 from aesg.trainer import AESGTrainer
+from benchmarks._models import ModelRun
 
 _TRAINED, _TESTED = 40, 20
 #: Pictures of each training scene, and of each test scene at each of its two meetings.

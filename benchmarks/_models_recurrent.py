@@ -8,8 +8,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from _models import ModelRun
-from _program_text import text
 from torch import Tensor
 
 from aesg.demo.train import loader
@@ -17,6 +15,8 @@ from aesg.models import AESGGRUText, AESGLSTMText, AESGSeq2Seq
 from aesg.models._text_model import TextModel
 from aesg.models.base import AESGModel
 from aesg.trainer import AESGTrainer
+from benchmarks._models import ModelRun
+from benchmarks._program_text import text
 
 _LEARNING_RATE = 3e-3
 

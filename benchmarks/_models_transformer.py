@@ -11,9 +11,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from _models import ModelRun
-from _models_recurrent import compared
-from _program_text import STREAMS, text
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,6 +18,9 @@ from aesg.demo.train import loader
 from aesg.models import AESGDecoderLM, AESGTransformer
 from aesg.models.base import AESGModel
 from aesg.trainer import AESGTrainer
+from benchmarks._models import ModelRun
+from benchmarks._models_recurrent import compared
+from benchmarks._program_text import STREAMS, text
 
 LEARNING_RATE = 3e-3
 _TRAIN_STEPS, _HELDOUT_STEPS = 240, 40

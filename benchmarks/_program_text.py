@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from aesg.demo.corpus import encode_documents, load_corpus
-from aesg.demo.tokenizer import Tokenizer
+from aesg.demo.tokenizer import Tokenizer, Tokens
 from aesg.demo.train import Batches, side_by_side
 
 STREAMS, SEGMENT = 16, 32
@@ -32,3 +33,12 @@ def text(train_steps: int, heldout_steps: int) -> tuple[int, Batches, Batches]:
         batches(corpus.train, train_steps),
         batches(corpus.heldout, heldout_steps),
     )
+
+
+@cache
+def word_pieces(pieces: int, most: int) -> Tokens:
+    """Return the standard library's source in reading order, in at most so many word pieces."""
+    corpus = load_corpus()
+    tokenizer = Tokenizer.train([each.text for each in corpus.train], pieces)
+    documents = chain(corpus.train, corpus.heldout)
+    return encode_documents(tokenizer, documents, most, per_document=_PER_DOCUMENT)

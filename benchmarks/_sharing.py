@@ -5,37 +5,29 @@ from __future__ import annotations
 from multiprocessing import get_context
 from pathlib import Path
 
-from _large import Used, memory_used, processes, queries, warm_up
-from rich.console import Console
-from rich.table import Table
-
 from aesg import AESGMemory
+from benchmarks._large import Used, memory_used, processes, queries, warm_up
+from benchmarks.suite import TableOf
 
 READERS = 4
 _MB = 1e6
 
 
-def show_sharing(
-    console: Console,
-    directory: Path,
-    concepts: int,
-    dim: int,
-    turns: int,
-    *,
-    pack: Path | None = None,
-) -> None:
-    """Measure and print what one reader and four readers use."""
-    table = Table("readers at once", "PSS in all, MB", "anonymous each, MB", "against one")
+def sharing(
+    directory: Path, concepts: int, dim: int, turns: int, *, pack: Path | None = None
+) -> TableOf:
+    """Return what one reader and four readers use, each after so many calls of 16 queries."""
+    rows = []
     alone = 0
     for count in (1, READERS):
         used = _readers(directory, pack, count, concepts, dim, turns)
         total = sum(each.proportional for each in used)
         alone = alone or total
         private = max(each.anonymous for each in used)
-        table.add_row(
-            str(count), f"{total / _MB:.0f}", f"{private / _MB:.0f}", f"{total / alone:.2f} x"
-        )
-    console.print(table)
+        sizes = (f"{total / _MB:.0f}", f"{private / _MB:.0f}", f"{total / alone:.2f} x")
+        rows.append((str(count), *sizes))
+    header = ("readers at once", "PSS in all, MB", "anonymous each, MB", "against one")
+    return TableOf(f"readers of {concepts:,} concepts", header, rows)
 
 
 def _readers(

@@ -1,7 +1,5 @@
 """What edges recall that lies nowhere near the question.
 
-python benchmarks/association.py [--seeds 3] [--quick]
-
 Two tasks, each asked of one memory in two ways: with spreading activation as configured by default,
 and with a decay of 0, which leaves the nearest neighbours. Vectors are random, of width 64: what
 belongs together lies no nearer than what does not.
@@ -14,19 +12,16 @@ has. Asked for the country of a city, the fact about the currency is to be among
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from aesg import AESGConfig, AESGMemory
+from benchmarks.suite import Result, Settings, TableOf, benchmark
 
 _DIM = 64
 _CONFIG = AESGConfig(vector_dim=_DIM, log_level="WARNING")
@@ -50,6 +45,7 @@ class Sizes:
     asked: int = 500
 
 
+_SEEDS, _SEEDS_QUICK = 3, 1
 _QUICK = Sizes(2_000, 100, (50, 200), 800, 50, 100)
 
 
@@ -114,26 +110,23 @@ def summary(shares: Sequence[float]) -> str:
     return mean if len(shares) == 1 else f"{mean} ({min(shares):.3f} to {max(shares):.3f})"
 
 
-def printed(figures: Mapping[str, Sequence[Mapping[str, float]]], seeds: int) -> Table:
-    table = Table("task", _FLAT, _SPREADING, title=f"share of answers found, {seeds} seeds")
-    for task, runs in figures.items():
-        table.add_row(task, *(summary([run[way] for run in runs]) for way in (_FLAT, _SPREADING)))
-    return table
+def table_of(figures: Mapping[str, Sequence[Mapping[str, float]]], seeds: int) -> TableOf:
+    rows = [
+        (task, *(summary([run[way] for run in runs]) for way in (_FLAT, _SPREADING)))
+        for task, runs in figures.items()
+    ]
+    title = f"share of answers found, {seeds} seeds"
+    return TableOf(title, ("task", _FLAT, _SPREADING), rows)
 
 
-@click.command()
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1))
-@click.option("--quick", is_flag=True, help="A fifth of the concepts, for a first look.")
-def main(seeds: int, quick: bool) -> None:
-    """Print what is found with edges and without, over several seeds."""
+@benchmark("association", "what edges find that lies nowhere near", minutes=9, group="more")
+def run(settings: Settings) -> Result:
+    sizes, seeds = (_QUICK, _SEEDS_QUICK) if settings.quick else (Sizes(), _SEEDS)
     figures: dict[str, list[dict[str, float]]] = {}
     for seed in range(seeds):
+        settings.say(f"seed {seed}")
         for task in (met_together, two_hops):
-            with tempfile.TemporaryDirectory() as scratch:
-                for name, shares in task(Path(scratch), seed, _QUICK if quick else Sizes()):
-                    figures.setdefault(name, []).append(shares)
-    Console().print(printed(figures, seeds))
-
-
-if __name__ == "__main__":
-    main()
+            scratch = settings.scratch / f"{task.__name__}-{seed}"
+            for name, shares in task(scratch, seed, sizes):
+                figures.setdefault(name, []).append(shares)
+    return Result("association", "What edges find", tables=(table_of(figures, seeds),))

@@ -2,13 +2,10 @@
 
 In each pass the same number of concepts and edges falls due, whatever the size; the others grow
 older. CPU time of one thread, medians, the sizes taking turns.
-
-    python benchmarks/consolidation.py [--quick] [--folder DIR]
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,16 +13,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import click
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from aesg.graph import consolidation
 from aesg.graph.clock import Clock
 from aesg.graph.decay import epochs_until
 from aesg.graph.edges import EDGE_DECAY
 from aesg.graph.fading import Fading, Thresholds
+from benchmarks.suite import Result, Settings, TableOf, benchmark
 from storage_backends.engine import Engine
 from storage_backends.lmdb_store import LMDBStore
 from storage_backends.types import EDGE, STATS, Concepts, EdgeKind, Floats, Records, WriteBatch
@@ -169,28 +164,25 @@ def measure(folder: Path, sizes: tuple[int, ...]) -> dict[int, dict[str, float]]
     }
 
 
-@click.command()
-@click.option("--quick", is_flag=True, help="Small memories only.")
-@click.option("--folder", type=click.Path(path_type=Path), help="Where the memories lie meanwhile.")
-def main(quick: bool, folder: Path | None) -> None:
-    """Print one row for each size, and how the cost grows with it."""
-    sizes = QUICK if quick else SIZES
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        found = measure(Path(scratch), sizes)
-    names = {
-        "nothing due": "nothing due, us",
-        "find": f"find {DUE} concepts and {DUE} edges, us",
-        "commit": "commit their removal, us",
-        "eager": "eager pass, us",
-        "first look": "first look of a process, us",
-    }
-    table = Table("concepts", *names.values())
-    for size, took in found.items():
-        table.add_row(f"{size:,}", *(f"{took[name] * 1e6:,.0f}" for name in names))
+#: What is measured, and how it is told.
+_STEPS = {
+    "nothing due": "nothing due, us",
+    "find": f"find {DUE} concepts and {DUE} edges, us",
+    "commit": "commit their removal, us",
+    "eager": "eager pass, us",
+    "first look": "first look of a process, us",
+}
+
+
+@benchmark("consolidation", "a consolidation, by the size of the memory", minutes=5, group="more")
+def run(settings: Settings) -> Result:
+    sizes = QUICK if settings.quick else SIZES
+    found = measure(settings.scratch, sizes)
+    rows = [
+        (f"{size:,}", *(f"{took[name] * 1e6:,.0f}" for name in _STEPS))
+        for size, took in found.items()
+    ]
     first, last = found[sizes[0]], found[sizes[-1]]
-    table.add_row("ratio", *(f"{last[name] / first[name]:.2f}" for name in names))
-    Console().print(table)
-
-
-if __name__ == "__main__":
-    main()
+    growth = ("growth", *(f"{last[name] / first[name]:.2f}" for name in _STEPS))
+    table = TableOf("CPU time of a pass", ("concepts", *_STEPS.values()), [*rows, growth])
+    return Result("consolidation", "What a consolidation costs", tables=(table,))

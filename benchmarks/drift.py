@@ -4,26 +4,20 @@ A small language model is trained end to end, its memory from the first step on,
 held-out text without writing. The rows differ in which keys the concepts have by then: those that
 they were written with, those of the last time that their sample came, or those of the trained
 network. The text is that of the demo.
-
-    python benchmarks/drift.py [--seeds 3] [--steps 30] [--epochs 3]
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-import tempfile
 import time
 from collections import defaultdict
 from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
-import click
 import numpy as np
 import torch
-from _demo import console
-from rich.table import Table
 from torch import Tensor
 
 from aesg.demo.corpus import load_corpus, segments
@@ -33,7 +27,11 @@ from aesg.graph.novelty import Experience
 from aesg.models import AESGDecoderLM
 from aesg.nn.origins import origins_of
 from aesg.trainer import AESGTrainer
+from benchmarks.suite import Result, Settings, TableOf, benchmark
 from storage_backends.types import Ids
+
+#: Seeds, training steps of an epoch, and epochs.
+_FULL, _QUICK = (3, 20, 3), (1, 2, 2)
 
 Pairs = list[tuple[Tensor, Tensor]]
 Rows = dict[str, list[float]]
@@ -113,7 +111,7 @@ def two_stages(workspace: Workspace, memory: Path, pairs: Pairs, epochs: int) ->
         return {"two stages": measured(workspace, model, time.process_time() - begun)}
 
 
-def run(seed: int, steps: int, epochs: int, scratch: Path) -> Rows:
+def run_of(seed: int, steps: int, epochs: int, scratch: Path) -> Rows:
     """Return the rows of one seed."""
     workspace = Workspace(scratch / "text")
     plan = Plan(
@@ -129,30 +127,24 @@ def run(seed: int, steps: int, epochs: int, scratch: Path) -> Rows:
     }
 
 
-@click.command(context_settings={"show_default": True})
-@click.option("--seeds", default=3, type=click.IntRange(min=1))
-@click.option("--steps", default=30, type=click.IntRange(min=1), help="Training steps of an epoch.")
-@click.option("--epochs", default=3, type=click.IntRange(min=1))
-def main(seeds: int, steps: int, epochs: int) -> None:
-    """Compare keys as written, recognised and refreshed, and training in two stages."""
-    torch.set_num_threads(1)
+_HEADER = ("keys", "without memory", "read-only", "gain", "concepts", "CPU seconds")
+
+
+def row_of(name: str, runs: list[list[float]]) -> tuple[str | float, ...]:
+    alone, read, concepts, seconds = map(statistics.fmean, zip(*runs, strict=True))
+    gains = [1 - each[1] / each[0] for each in runs]
+    gain = f"{statistics.fmean(gains):.1%} ({min(gains):.1%} to {max(gains):.1%})"
+    return (name, f"{alone:.1f}", f"{read:.1f}", gain, f"{concepts:,.0f}", f"{seconds:.0f}")
+
+
+@benchmark("drift", "keys while the network learns on", minutes=15, group="more")
+def run(settings: Settings) -> Result:
+    seeds, steps, epochs = _QUICK if settings.quick else _FULL
     every: dict[str, list[list[float]]] = defaultdict(list)
     for seed in range(seeds):
-        with tempfile.TemporaryDirectory() as scratch:
-            for name, row in run(seed, steps, epochs, Path(scratch)).items():
-                every[name].append(row)
-                console.print(f"seed {seed}, {name}: {[round(each, 2) for each in row]}")
-    titles = ("keys", "without memory", "read-only", "gain", "concepts", "CPU seconds")
-    table = Table(*titles, title=f"held-out perplexity, mean of {seeds} seeds (spread of the gain)")
-    for name, rows in every.items():
-        alone, read, concepts, seconds = map(statistics.fmean, zip(*rows, strict=True))
-        gains = [1 - row[1] / row[0] for row in rows]
-        gain = f"{statistics.fmean(gains):.1%} ({min(gains):.1%} to {max(gains):.1%})"
-        table.add_row(
-            name, f"{alone:.1f}", f"{read:.1f}", gain, f"{concepts:.0f}", f"{seconds:.0f}"
-        )
-    console.print(table)
-
-
-if __name__ == "__main__":
-    main()
+        settings.say(f"seed {seed}")
+        for name, row in run_of(seed, steps, epochs, settings.scratch / str(seed)).items():
+            every[name].append(row)
+    title = f"held-out perplexity, mean of {seeds} seeds (spread of the gain)"
+    table = TableOf(title, _HEADER, [row_of(*each) for each in every.items()])
+    return Result("drift", "What becomes of keys", tables=(table,))

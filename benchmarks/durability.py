@@ -1,8 +1,6 @@
 """What a commit costs in both durability modes, by the number of concepts in it.
 
-Only the disk differs between the modes, so this measures the disk that `--folder` lies on.
-
-    python benchmarks/durability.py [--folder DIR] [--seconds 2]
+Only the disk differs between the modes, so this measures the disk that `--out` lies on.
 """
 
 from __future__ import annotations
@@ -11,17 +9,16 @@ import tempfile
 import time
 from pathlib import Path
 
-import click
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.suite import Result, Settings, TableOf, benchmark
 from storage_backends.lmdb_store import LMDBStore
 from storage_backends.types import STATS, Concepts, ValueKind, WriteBatch
 
 WIDTH = 64
 BATCHES = (1, 32, 1000)
 ROUNDS = 3
+SECONDS, SECONDS_QUICK = 2.0, 0.2
 
 
 def batch_of(first: int, count: int, rng: np.random.Generator) -> WriteBatch:
@@ -60,26 +57,15 @@ def measure(folder: Path, count: int, seconds: float) -> dict[str, float]:
     return {durability: float(np.median(found)) for durability, found in rates.items()}
 
 
-@click.command()
-@click.option(
-    "--folder",
-    default=".",
-    show_default=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where to make the memories; they are removed.",
-)
-@click.option("--seconds", default=2.0, show_default=True, help="For each measurement.")
-def main(folder: Path, seconds: float) -> None:
-    """Measure commits of new concepts in both durability modes."""
-    table = Table("concepts a commit", "mode", "commits/s", "concepts/s", "normal to full")
+@benchmark("durability", "commits in both durability modes", minutes=1, group="more")
+def run(settings: Settings) -> Result:
+    rows: list[tuple[str | float, ...]] = []
     for count in BATCHES:
-        rates = measure(folder, count, seconds)
+        seconds = SECONDS_QUICK if settings.quick else SECONDS
+        rates = measure(settings.scratch, count, seconds)
         for durability, rate in rates.items():
             ratio = f"{rates['normal'] / rates['full']:.1f}" if durability == "normal" else ""
-            row = (f"{count:,}", durability, f"{rate:,.0f}", f"{rate * count:,.0f}", ratio)
-            table.add_row(*row)
-    Console().print(table)
-
-
-if __name__ == "__main__":
-    main()
+            rows.append((f"{count:,}", durability, f"{rate:,.0f}", f"{rate * count:,.0f}", ratio))
+    header = ("concepts a commit", "mode", "commits/s", "concepts/s", "normal to full")
+    table = TableOf(f"commits of new concepts of width {WIDTH}, wall clock", header, rows)
+    return Result("durability", "What durability costs", tables=(table,))

@@ -1,21 +1,15 @@
 """Two-stage training against end-to-end training, with as many steps on the same text.
 
-    python benchmarks/end_to_end.py [--folder aesg_demo]
-
 Takes the network, the text and the plan of a finished demo; takes longer than the demo.
 """
 
 from __future__ import annotations
 
 import math
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 
-import click
 import torch
-from _demo import console, finished_demo, folder_option, trained_weights, with_weights
-from rich.table import Table
 from torch.utils.data import DataLoader
 
 from aesg.demo.corpus import segments
@@ -23,6 +17,8 @@ from aesg.demo.plan import Workspace
 from aesg.demo.train import heldout_batches, loader
 from aesg.models import AESGDecoderLM
 from aesg.trainer import AESGTrainer
+from benchmarks._demo import finished_demo, trained_weights, with_weights, without_demo
+from benchmarks.suite import Result, Settings, TableOf, benchmark
 
 
 def trained(workspace: Workspace, memory: Path, *, alone: bool) -> dict[str, torch.Tensor]:
@@ -52,27 +48,22 @@ def perplexities(workspace: Workspace, model: AESGDecoderLM) -> tuple[float, flo
     return math.exp(ablated), math.exp(online)
 
 
-@click.command()
-@folder_option
-def main(folder: Path) -> None:
-    """Train end to end what the demo trained in two stages, and compare."""
-    workspace = finished_demo(folder)
+@benchmark("end-to-end", "two-stage training against end-to-end", minutes=15, group="more")
+def run(settings: Settings) -> Result:
+    name, title = "end-to-end", "Two stages, or end to end"
+    workspace = finished_demo()
     if workspace is None:
-        return
-    table = Table("training", "ablated", "ONLINE", title="held-out perplexity")
-    with tempfile.TemporaryDirectory() as scratch:
-        states = {
-            "network alone": trained(workspace, Path(scratch) / "alone", alone=True),
-            "end to end": trained(workspace, Path(scratch) / "together", alone=False),
-            "two stages": trained_weights(workspace),
-        }
-        for name, state in states.items():
-            model = with_weights(workspace, state, Path(scratch) / name)
-            with model.memory:
-                row = perplexities(workspace, model)
-            table.add_row(name, *(f"{perplexity:.2f}" for perplexity in row))
-    console.print(table)
-
-
-if __name__ == "__main__":
-    main()
+        return without_demo(name, title)
+    states = {
+        "network alone": trained(workspace, settings.scratch / "alone", alone=True),
+        "end to end": trained(workspace, settings.scratch / "together", alone=False),
+        "two stages": trained_weights(workspace),
+    }
+    rows = []
+    for training, state in states.items():
+        model = with_weights(workspace, state, settings.scratch / training)
+        with model.memory:
+            found = perplexities(workspace, model)
+        rows.append((training, *(f"{perplexity:.2f}" for perplexity in found)))
+    table = TableOf("held-out perplexity", ("training", "ablated", "ONLINE"), rows)
+    return Result(name, title, tables=(table,))

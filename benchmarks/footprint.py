@@ -1,22 +1,17 @@
-"""Memory and disk that concepts of width 16 take, beside the documented table.
-
-python benchmarks/footprint.py [--dim 16] [--largest 1000000]
-"""
+"""Memory and disk that concepts of width 16 take, beside the documented table."""
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
-import click
-from _large import Used, files_of, fill, memory_used, processes, queries, warm_up
-from rich.console import Console
-from rich.table import Table
-
 from aesg import AESGMemory
+from benchmarks._large import Used, files_of, fill, memory_used, processes, queries, warm_up
+from benchmarks.suite import Result, Settings, TableOf, benchmark
 
 #: Concepts: documented megabytes in memory and on disk.
 DOCUMENTED = {10_000: (2, 3), 100_000: (17, 32), 500_000: (80, 151), 1_000_000: (173, 314)}
+DIM = 16
+_SMALLEST = min(DOCUMENTED)
 _TURNS = 64
 _MB = 1e6
 
@@ -32,44 +27,36 @@ def open_and_ask(directory: Path, concepts: int, dim: int) -> tuple[Used, Used]:
         return opened, memory_used() - before
 
 
-def measure(concepts: int, dim: int) -> tuple[dict[str, int], Used, Used]:
-    """Make a memory of some size and return what it takes on disk and in memory."""
-    with tempfile.TemporaryDirectory() as scratch:
-        directory = Path(scratch) / "memory"
-        with processes(1) as pool:
-            pool.submit(fill, directory, concepts, dim, 0).result()
-        with processes(1) as pool:
-            opened, asked = pool.submit(open_and_ask, directory, concepts, dim).result()
-        return files_of(directory), opened, asked
+def measure(directory: Path, concepts: int) -> tuple[str, ...]:
+    """Make a memory of some size and return what it takes in memory and on disk."""
+    with processes(1) as pool:
+        pool.submit(fill, directory, concepts, DIM, 0).result()
+    with processes(1) as pool:
+        opened, asked = pool.submit(open_and_ask, directory, concepts, DIM).result()
+    files = files_of(directory)
+    sizes = (opened.resident, asked.resident, asked.anonymous)
+    disk = (files["data"], files["columns"] + files["graph"])
+    return tuple(f"{size / _MB:.0f}" for size in (*sizes, *disk))
 
 
-@click.command()
-@click.option("--dim", default=16, show_default=True)
-@click.option("--largest", default=1_000_000, show_default=True)
-def main(dim: int, largest: int) -> None:
-    """Print one row for each documented size."""
-    table = Table(
-        "concepts",
-        "documented",
-        "opened, MB",
-        "after 1,024 queries, MB",
-        "of it anonymous",
-        "records on disk, MB",
-        "derived on disk, MB",
-    )
+_HEADER = (
+    "concepts",
+    "documented",
+    "opened, MB",
+    "after 1,024 queries, MB",
+    "of it anonymous",
+    "records on disk, MB",
+    "derived on disk, MB",
+)
+
+
+@benchmark("footprint", "memory and disk that concepts take", minutes=10, group="more")
+def run(settings: Settings) -> Result:
+    rows = []
     for concepts, (memory, disk) in DOCUMENTED.items():
-        if concepts > largest:
-            break
-        files, opened, asked = measure(concepts, dim)
-        sizes = (opened.resident, asked.resident, asked.anonymous)
-        derived = files["columns"] + files["graph"]
-        table.add_row(
-            f"{concepts:,}",
-            f"{memory} MB, {disk} MB on disk",
-            *(f"{size / _MB:.0f}" for size in (*sizes, files["data"], derived)),
-        )
-    Console().print(table)
-
-
-if __name__ == "__main__":
-    main()
+        if not settings.quick or concepts == _SMALLEST:
+            settings.say(f"{concepts:,} concepts")
+            found = measure(settings.scratch / str(concepts), concepts)
+            rows.append((f"{concepts:,}", f"{memory} MB, {disk} MB on disk", *found))
+    table = TableOf(f"concepts of width {DIM}, no edges", _HEADER, rows)
+    return Result("footprint", "What concepts take", tables=(table,))

@@ -1,7 +1,5 @@
 """What a concept has to hold for a memory to help, on held-out text, for a finished demo.
 
-    python benchmarks/keys_alone.py [--folder aesg_demo] [--seeds 1]
-
 Each row starts from the demo's network, frozen, and trains anew the way in which it uses a memory,
 on the same text in the same order; then it reads the held-out text and learns while it reads. All
 store the same. What differs is what they read: the query itself, so that the layers learn and no
@@ -16,11 +14,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import click
-import numpy as np
 import torch
-from _demo import console, finished_demo, folder_option, trained_weights
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +25,8 @@ from aesg.models import AESGDecoderLM
 from aesg.nn import MemoryAttention, MemoryMixture
 from aesg.nn.mixture import log_probabilities
 from aesg.trainer import AESGTrainer
+from benchmarks._demo import finished_demo, trained_weights, without_demo
+from benchmarks.suite import Result, Settings, TableOf, benchmark
 
 
 class KeysOnly(MemoryAttention):
@@ -119,25 +115,18 @@ def perplexities(workspace: Workspace, way: str, seed: int) -> tuple[float, floa
             return math.exp(alone), math.exp(trainer.evaluate(text, mode="ONLINE")["loss"])
 
 
-@click.command()
-@folder_option
-@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1))
-def main(folder: Path, seeds: int) -> None:
-    """Train and read in each way."""
-    torch.set_num_threads(1)
-    workspace = finished_demo(folder)
+@benchmark("keys-alone", "what a concept has to hold to help", minutes=15, group="more")
+def run(settings: Settings) -> Result:
+    name, title = "keys-alone", "What a concept has to hold"
+    workspace = finished_demo()
     if workspace is None:
-        return
-    table = Table("what is read", "perplexity", "against none")
+        return without_demo(name, title)
+    rows: list[tuple[str, str, str]] = []
     for way in WAYS:
-        runs = [perplexities(workspace, way, seed) for seed in range(seeds)]
-        gains = [read / alone - 1 for alone, read in runs]
-        if not table.rows:
-            table.add_row("nothing", f"{runs[0][0]:.2f}", "")
-        figures = ", ".join(f"{gain:+.1%}" for gain in gains)
-        table.add_row(way, f"{np.mean([read for _, read in runs]):.2f}", figures)
-    console.print(table)
-
-
-if __name__ == "__main__":
-    main()
+        settings.say(way)
+        alone, read = perplexities(workspace, way, seed=0)
+        if not rows:
+            rows.append(("nothing", f"{alone:.2f}", ""))
+        rows.append((way, f"{read:.2f}", f"{read / alone - 1:+.1%}"))
+    table = TableOf("held-out text", ("what is read", "perplexity", "against none"), rows)
+    return Result(name, title, tables=(table,))

@@ -1,7 +1,5 @@
 """Every model on a small task of its own, with its memory and without.
 
-    python benchmarks/models.py [--model NAME ...] [--seeds 3] [--quick]
-
 Each run trains a model and its twin whose memory is ablated: same initialisation, data, order and
 steps. The difference is that of the pairs, with its 95 % interval over the seeds; concepts and
 edges are what training left in the memory of the first seed. The tasks are in `_models_*.py`.
@@ -13,17 +11,11 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-import _models_classifier
-import _models_image
-import _models_recurrent
-import _models_transformer
-import click
 import numpy as np
-import torch
-from _models import ModelRun
-from rich.console import Console
-from rich.table import Column, Table
-from scipy import stats
+
+from benchmarks import _models_classifier, _models_image, _models_recurrent, _models_transformer
+from benchmarks._models import ModelRun
+from benchmarks.suite import Result, Settings, TableOf, benchmark
 
 RUNS: dict[str, ModelRun] = {
     **_models_recurrent.RUNS,
@@ -32,7 +24,9 @@ RUNS: dict[str, ModelRun] = {
     **_models_classifier.RUNS,
 }
 
-_COLUMNS = ("measure", "memory", "ablated", "difference", "concepts", "edges")
+_SEEDS, _SEEDS_QUICK = 3, 1
+_QUICK = "AESGCNNClassifier"  # the quickest
+_HEADER = ("model", "measure", "memory", "ablated", "difference", "concepts", "edges")
 
 
 class Measured(NamedTuple):
@@ -57,12 +51,14 @@ def difference(seeds: list[Measured]) -> str:
     pairs = np.array([seed.memory - seed.ablated for seed in seeds])
     if len(pairs) < 2:
         return f"{pairs.mean():+.3g}"
+    from scipy import stats
+
     error = pairs.std(ddof=1) / np.sqrt(len(pairs))
     return f"{pairs.mean():+.3g} ± {stats.t.ppf(0.975, len(pairs) - 1) * error:.2g}"
 
 
-def add_row(table: Table, name: str, run: ModelRun, seeds: list[Measured]) -> None:
-    table.add_row(
+def row_of(name: str, run: ModelRun, seeds: list[Measured]) -> tuple[str, ...]:
+    return (
         name,
         run.measure,
         f"{np.mean([seed.memory for seed in seeds]):.4g}",
@@ -73,21 +69,13 @@ def add_row(table: Table, name: str, run: ModelRun, seeds: list[Measured]) -> No
     )
 
 
-@click.command()
-@click.option("--model", "names", multiple=True, type=click.Choice(sorted(RUNS)))
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1))
-@click.option("--quick", is_flag=True, help="One seed: a check, no figures.")
-def main(names: tuple[str, ...], seeds: int, quick: bool) -> None:
-    """Train every model, or those that are named, and print what the memory gained."""
-    torch.set_num_threads(1)
-    console = Console()
-    table = Table(Column("model", no_wrap=True), *_COLUMNS)
-    for name in names or sorted(RUNS):
-        run = RUNS[name]
-        console.print(f"{name}: {run.task}; {run.measure}, {run.better} is better")
-        add_row(table, name, run, [measured(run, seed) for seed in range(1 if quick else seeds)])
-    console.print(table)
-
-
-if __name__ == "__main__":
-    main()
+@benchmark("models", "every model on a task of its own, and its twin", minutes=40, group="more")
+def run(settings: Settings) -> Result:
+    seeds, names = (_SEEDS_QUICK, [_QUICK]) if settings.quick else (_SEEDS, sorted(RUNS))
+    rows = []
+    for name in names:
+        each = RUNS[name]
+        settings.say(f"{name}: {each.task}; {each.measure}, {each.better} is better")
+        rows.append(row_of(name, each, [measured(each, seed) for seed in range(seeds)]))
+    table = TableOf(f"memory against ablated twin, {seeds} seeds", _HEADER, rows)
+    return Result("models", "The models on tasks of their own", tables=(table,))

@@ -2,34 +2,32 @@
 
 Fresh processes open the same directory read-only: time to open, time of the first answer
 (medians of five), with the files in the page cache and with nothing of them there, against reading
-all records; then the memory of one reader and of four at once, each after ``--turns`` calls of
-sixteen queries.
-
-    python benchmarks/opening.py [--concepts 1000000] [--dim 64] [--edges 10] [--folder DIR]
+all records; then the memory of one reader and of four at once, each after 200 calls of sixteen
+queries.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-from _large import files_of, fill, processes, queries, seconds, warm_up
-from _sharing import show_sharing
-from rich.console import Console
-from rich.table import Table
-
 from aesg import AESGMemory
+from benchmarks._large import files_of, fill, processes, queries, seconds, warm_up
+from benchmarks._sharing import sharing
+from benchmarks.suite import Result, Settings, TableOf, benchmark
 from storage_backends.lmdb_store import LMDBStore
 from storage_backends.view import View
 
-REPEATS = 5
+CONCEPTS, CONCEPTS_QUICK = 1_000_000, 20_000
+DIM, EDGES = 64, 10
+#: Calls of 16 queries that a reader makes, and processes that open the memory.
+TURNS, TURNS_QUICK = 200, 5
+REPEATS, REPEATS_QUICK = 5, 1
 _MB = 1e6
 
 
@@ -83,45 +81,33 @@ def medians(runs: Sequence[Opened]) -> list[float]:
     return [statistics.median(column) for column in zip(*rows, strict=True)]
 
 
-def show_opening(console: Console, directory: Path, concepts: int, dim: int) -> None:
-    """Measure and print how a fresh process opens the memory."""
-    table = Table("a fresh process", "open, ms", "first answer, ms", "an answer later, ms")
+def openings(directory: Path, concepts: int, repeats: int) -> TableOf:
+    """Return how a fresh process opens the memory."""
+    rows: list[tuple[str, ...]] = []
     for state in ("files in the page cache", "nothing in the page cache"):
         prepare = forget if state.startswith("nothing") else read_files
         runs = []
-        for _ in range(REPEATS):
+        for _ in range(repeats):
             prepare(directory)
             with processes(1) as pool:
-                runs.append(pool.submit(open_once, directory, concepts, dim).result())
-        table.add_row(state, *(f"{each * 1e3:.1f}" for each in medians(runs)))
+                runs.append(pool.submit(open_once, directory, concepts, DIM).result())
+        rows.append((state, *(f"{each * 1e3:.1f}" for each in medians(runs))))
     with processes(1) as pool:
-        table.add_row(
-            "reading all records", f"{pool.submit(read_all, directory).result() * 1e3:,.0f}"
-        )
-    console.print(table)
+        took = pool.submit(read_all, directory).result()
+    rows.append(("reading all records", f"{took * 1e3:,.0f}", "", ""))
+    header = ("a fresh process", "open, ms", "first answer, ms", "an answer later, ms")
+    return TableOf(f"opening {concepts:,} concepts, wall clock", header, rows)
 
 
-@click.command()
-@click.option("--concepts", default=1_000_000, show_default=True)
-@click.option("--dim", default=64, show_default=True)
-@click.option("--edges", default=10, show_default=True, help="Out-edges of each concept.")
-@click.option("--turns", default=200, show_default=True, help="Calls of 16 queries per reader.")
-@click.option("--folder", type=click.Path(path_type=Path), help="Keep the memory here; used again.")
-def main(concepts: int, dim: int, edges: int, turns: int, folder: Path | None) -> None:
-    """Open a large memory in fresh processes."""
-    console = Console()
-    with tempfile.TemporaryDirectory() as scratch:
-        directory = folder or Path(scratch) / "memory"
-        if not (directory / "CURRENT").exists():
-            console.print(f"making {concepts:,} concepts with {edges} edges each")
-            console.print(f"made in {seconds(lambda: fill(directory, concepts, dim, edges)):.0f} s")
-        sizes = ", ".join(
-            f"{kind} {size / _MB:.0f} MB" for kind, size in files_of(directory).items()
-        )
-        console.print(f"{concepts:,} concepts, {dim} wide, {edges} edges each: {sizes}")
-        show_opening(console, directory, concepts, dim)
-        show_sharing(console, directory, concepts, dim, turns)
-
-
-if __name__ == "__main__":
-    main()
+@benchmark("opening", "opening a large memory, what readers share", minutes=10, group="more")
+def run(settings: Settings) -> Result:
+    concepts = CONCEPTS_QUICK if settings.quick else CONCEPTS
+    directory = settings.scratch / "memory"
+    settings.say(f"making {concepts:,} concepts with {EDGES} edges each")
+    with processes(1) as pool:
+        pool.submit(fill, directory, concepts, DIM, EDGES).result()
+    sizes = ", ".join(f"{kind} {size / _MB:.0f} MB" for kind, size in files_of(directory).items())
+    settings.say("opening it")
+    repeats, turns = (REPEATS_QUICK, TURNS_QUICK) if settings.quick else (REPEATS, TURNS)
+    tables = (openings(directory, concepts, repeats), sharing(directory, concepts, DIM, turns))
+    return Result("opening", "Opening a large memory", tables=tables, notes=(f"Files: {sizes}.",))

@@ -2,32 +2,30 @@
 
 Fresh read-only processes load one pack and attach it to an empty memory: the first, which decodes
 it and builds its seed index, and those after it; then the memory of one reader and of four at once,
-each after ``--turns`` calls of sixteen queries. The cache folder is made for this, and removed.
-
-    python benchmarks/pack_sharing.py [--concepts 300000] [--dim 64] [--edges 10]
+each after 200 calls of sixteen queries. The cache folder is made for this, and removed.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
-from _large import memory_used, processes, vectors, warm_up
-from _sharing import show_sharing
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from aesg import AESGConfig, AESGMemory
 from aesg.packs import Provenance, write_pack
 from aesg.packs.columns import COLUMNS, OPTIONAL
+from benchmarks._large import memory_used, processes, vectors, warm_up
+from benchmarks._sharing import sharing
+from benchmarks.suite import Result, Settings, TableOf, benchmark
 
+CONCEPTS, CONCEPTS_QUICK = 300_000, 20_000
+DIM, EDGES = 64, 10
+TURNS, TURNS_QUICK = 200, 5
 _MB = 1e6
 
 
@@ -79,45 +77,32 @@ def attach_once(directory: Path, path: Path, dim: int) -> Attached:
     return Attached(loaded - begin, loaded_cpu - cpu, end - loaded, end_cpu - loaded_cpu, peak)
 
 
-def show_attaching(console: Console, directory: Path, path: Path, dim: int) -> None:
-    """Measure and print how fresh processes load and attach the pack."""
-    table = Table("a fresh process", "load, s (CPU)", "attach, s (CPU)", "anonymous afterwards, MB")
+def attaching(directory: Path, path: Path) -> TableOf:
+    """Return how fresh processes load and attach the pack."""
+    rows = []
     for which in ("the first", "those after it"):
         with processes(1) as pool:
-            run = pool.submit(attach_once, directory, path, dim).result()
-        table.add_row(
-            which,
-            f"{run.loading:.2f} ({run.loading_cpu:.2f})",
-            f"{run.attaching:.2f} ({run.attaching_cpu:.2f})",
-            f"{run.peak_anonymous / _MB:.0f}",
-        )
-    console.print(table)
+            run = pool.submit(attach_once, directory, path, DIM).result()
+        loading = f"{run.loading:.2f} ({run.loading_cpu:.2f})"
+        attached = f"{run.attaching:.2f} ({run.attaching_cpu:.2f})"
+        rows.append((which, loading, attached, f"{run.peak_anonymous / _MB:.0f}"))
+    header = ("a fresh process", "load, s (CPU)", "attach, s (CPU)", "anonymous afterwards, MB")
+    return TableOf("loading and attaching", header, rows)
 
 
-@click.command()
-@click.option("--concepts", default=300_000, show_default=True)
-@click.option("--dim", default=64, show_default=True)
-@click.option("--edges", default=10, show_default=True, help="Out-edges of each concept.")
-@click.option("--turns", default=200, show_default=True, help="Calls of 16 queries per reader.")
-def main(concepts: int, dim: int, edges: int, turns: int) -> None:
-    """Attach a large pack in fresh processes."""
-    console = Console()
-    with tempfile.TemporaryDirectory() as scratch:
-        directory, path = Path(scratch) / "memory", Path(scratch) / "large.aesgpack"
-        cache = os.environ["AESG_CACHE"] = str(Path(scratch) / "cache")
-        AESGMemory(directory, AESGConfig(vector_dim=dim)).close()
-        with processes(1) as pool:
-            pool.submit(make_pack, path, concepts, dim, edges).result()
-        console.print(
-            f"{concepts:,} concepts, {dim} wide, {edges} edges each: "
-            f"pack {path.stat().st_size / _MB:.0f} MB"
-        )
-        show_attaching(console, directory, path, dim)
-        files = sorted(Path(cache).glob("packs/*/*.*"))
-        sizes = ", ".join(f"{file.name} {file.stat().st_size / _MB:.0f} MB" for file in files)
-        console.print(f"in the cache: {sizes}")
-        show_sharing(console, directory, concepts, dim, turns, pack=path)
-
-
-if __name__ == "__main__":
-    main()
+@benchmark("pack-sharing", "what processes share of a large pack", minutes=4, group="more")
+def run(settings: Settings) -> Result:
+    concepts = CONCEPTS_QUICK if settings.quick else CONCEPTS
+    turns = TURNS_QUICK if settings.quick else TURNS
+    directory, path = settings.scratch / "memory", settings.scratch / "large.aesgpack"
+    cache = os.environ["AESG_CACHE"] = str(settings.scratch / "cache")
+    AESGMemory(directory, AESGConfig(vector_dim=DIM)).close()
+    settings.say(f"making a pack of {concepts:,} concepts")
+    with processes(1) as pool:
+        pool.submit(make_pack, path, concepts, DIM, EDGES).result()
+    tables = [attaching(directory, path)]
+    files = [path, *sorted(Path(cache).glob("packs/*/*.*"))]
+    sizes = ", ".join(f"{file.name} {file.stat().st_size / _MB:.0f} MB" for file in files)
+    tables.append(sharing(directory, concepts, DIM, turns, pack=path))
+    note = f"The pack, and what lies in the cache: {sizes}."
+    return Result("pack-sharing", "Readers of one pack", tables=tables, notes=(note,))

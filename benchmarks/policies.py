@@ -1,7 +1,5 @@
 """What it costs to ask the memory at every position, and what it gains.
 
-    python benchmarks/policies.py [--seeds 3] [--every 1 --every 2 ...]
-
 For each policy a decoder LM is trained end to end on program text and reads other packages ONLINE;
 the ablated twin is one for all. Times are CPU seconds of one thread, of training and of reading.
 """
@@ -13,16 +11,15 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import click
 import numpy as np
-import torch
-from _models_transformer import perplexity, trained
-from rich.console import Console
-from rich.table import Table
 
 from aesg.models import AESGDecoderLM
+from benchmarks._models_transformer import perplexity, trained
+from benchmarks.suite import Result, Settings, TableOf, benchmark
 
-_EVERY = (1, 2, 4, 8)
+_EVERY, _EVERY_QUICK = (1, 2, 4, 8), (8,)
+_SEEDS, _SEEDS_QUICK = 3, 1
+_HEADER = ("asks", "perplexity", "against ablated", "training, s", "reading, s", "concepts")
 
 
 class Measured(NamedTuple):
@@ -48,31 +45,27 @@ def measured(seed: int, every: int | None) -> Measured:
     return Measured(found, middle - start, end - middle, held)
 
 
-@click.command()
-@click.option("--seeds", default=3, show_default=True, help="Runs of each policy.")
-@click.option("--every", "policies", multiple=True, default=_EVERY, type=click.IntRange(min=1))
-def main(seeds: int, policies: tuple[int, ...]) -> None:
-    """Train and read with each policy and print what it gained and cost."""
-    torch.set_num_threads(1)
-    table = Table("asks", "perplexity", "against ablated", "training, s", "reading, s", "concepts")
-    twins: list[Measured] = []
-    for every in (None, *policies):
-        rows = [measured(seed, every) for seed in range(seeds)]
-        twins = twins or rows
-        gains = [
-            row.perplexity / twin.perplexity - 1 for row, twin in zip(rows, twins, strict=True)
-        ]
-        means = np.mean(rows, 0)
-        table.add_row(
-            "never" if every is None else f"every {every}",
-            f"{means[0]:.2f}",
-            f"{np.mean(gains):+.1%} ({min(gains):+.1%} to {max(gains):+.1%})",
-            f"{means[1]:.1f}",
-            f"{means[2]:.1f}",
-            f"{means[3]:,.0f}",
-        )
-    Console().print(table)
+def row_of(every: int | None, rows: list[Measured], twins: list[Measured]) -> tuple[str, ...]:
+    """Return a row of the table, with the gain on the ablated twins."""
+    gains = [row.perplexity / twin.perplexity - 1 for row, twin in zip(rows, twins, strict=True)]
+    means = np.mean(rows, 0)
+    return (
+        "never" if every is None else f"every {every}",
+        f"{means[0]:.2f}",
+        f"{np.mean(gains):+.1%} ({min(gains):+.1%} to {max(gains):+.1%})",
+        f"{means[1]:.1f}",
+        f"{means[2]:.1f}",
+        f"{means[3]:,.0f}",
+    )
 
 
-if __name__ == "__main__":
-    main()
+@benchmark("policies", "how often a model asks: cost and gain", minutes=8, group="more")
+def run(settings: Settings) -> Result:
+    seeds, policies = (_SEEDS_QUICK, _EVERY_QUICK) if settings.quick else (_SEEDS, _EVERY)
+    twins = [measured(seed, None) for seed in range(seeds)]
+    rows = [row_of(None, twins, twins)]
+    for every in policies:
+        settings.say(f"every {every}")
+        rows.append(row_of(every, [measured(seed, every) for seed in range(seeds)], twins))
+    table = TableOf(f"mean of {seeds} seeds, CPU time", _HEADER, rows)
+    return Result("policies", "How often a model asks", tables=(table,))

@@ -2,27 +2,23 @@
 
 Each row reads the same text with the same network. "Shuffled values" teaches the memory what came
 next somewhere else in the batch: whatever gain is left would not come from what it remembers.
-
-    python benchmarks/reading.py [--folder aesg_demo]
 """
 
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import click
 import torch
-from _demo import console, finished_demo, folder_option, trained_weights, with_weights
-from rich.table import Table
 from torch import Tensor
 
 from aesg.demo.plan import Workspace
 from aesg.demo.train import heldout_batches, load_model, loader
 from aesg.models import AESGDecoderLM
 from aesg.trainer import AESGTrainer
+from benchmarks._demo import finished_demo, trained_weights, with_weights, without_demo
+from benchmarks.suite import Result, Settings, TableOf, benchmark
 
 
 class ShuffledValues(AESGDecoderLM):
@@ -61,22 +57,17 @@ def variants(workspace: Workspace) -> dict[str, Callable[[Path], float]]:
     }
 
 
-@click.command()
-@folder_option
-def main(folder: Path) -> None:
-    """Read the held-out text of a finished demo in several ways."""
-    workspace = finished_demo(folder)
+@benchmark("reading", "what a memory gains on a text, with controls", minutes=3, group="more")
+def run(settings: Settings) -> Result:
+    name, title = "reading", "What a memory gains, with controls"
+    workspace = finished_demo()
     if workspace is None:
-        return
-    table = Table("held-out text", "perplexity", "against ablated")
-    first = math.nan
-    for name, measure in variants(workspace).items():
-        with tempfile.TemporaryDirectory() as scratch:
-            perplexity = measure(Path(scratch))
-        first = perplexity if math.isnan(first) else first
-        table.add_row(name, f"{perplexity:.2f}", f"{perplexity / first - 1:+.1%}")
-    console.print(table)
-
-
-if __name__ == "__main__":
-    main()
+        return without_demo(name, title)
+    found = {
+        variant: measure(settings.scratch / variant)
+        for variant, measure in variants(workspace).items()
+    }
+    first = next(iter(found.values()))
+    rows = [(way, f"{each:.2f}", f"{each / first - 1:+.1%}") for way, each in found.items()]
+    table = TableOf("held-out text", ("how it is read", "perplexity", "against ablated"), rows)
+    return Result(name, title, tables=(table,))

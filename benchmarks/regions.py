@@ -1,7 +1,5 @@
 """Seconds that regions take to detect: the first time, and again after few concepts moved.
 
-    python benchmarks/regions.py [--largest 1000000] [--quick]
-
 Concepts lie in planted communities of a hundred, with ten out-edges each, of which three in ten
 lead anywhere. Agreement is the normalised mutual information with the planted communities; those
 that modularity cannot tell apart in a graph of such a size are found as one.
@@ -11,20 +9,18 @@ from __future__ import annotations
 
 import time
 
-import click
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from aesg.graph import regions
 from aesg.graph.regions import Found
+from benchmarks.suite import Result, Settings, TableOf, benchmark
 from storage_backends.columns import Slots
 from storage_backends.types import EDGE, STATS, Concepts, Contents
 from storage_backends.view import View
 
 _SIZES = (10_000, 100_000, 1_000_000)
-_QUICK = 10_000
+_QUICK = _SIZES[:1]
 _COMMUNITY = 100
 _DEGREE = 10
 _MIXING = 0.3
@@ -103,27 +99,21 @@ def measure(count: int) -> list[str]:
     ]
 
 
-@click.command()
-@click.option("--largest", default=_SIZES[-1], show_default=True)
-@click.option("--quick", is_flag=True, help=f"Stop at {_QUICK:,} concepts.")
-def main(largest: int, quick: bool) -> None:
-    """Print one row for each size."""
-    table = Table(
-        "concepts",
-        "edges",
-        "first, CPU s",
-        f"after {_CHANGES} changes, CPU s",
-        "ratio",
-        "regions",
-        "agreement",
-        "modularity",
-        "moved",
-    )
-    for count in _SIZES:
-        if count <= (_QUICK if quick else largest):
-            table.add_row(*measure(count))
-    Console().print(table)
+_HEADER = (
+    "concepts",
+    "edges",
+    "first, CPU s",
+    f"after {_CHANGES} changes, CPU s",
+    "ratio",
+    "regions",
+    "agreement",
+    "modularity",
+    "moved",
+)
 
 
-if __name__ == "__main__":
-    main()
+@benchmark("regions", "detecting regions", minutes=3, group="more")
+def run(settings: Settings) -> Result:
+    rows = [measure(count) for count in (_QUICK if settings.quick else _SIZES)]
+    title = f"planted communities of {_COMMUNITY}, mixing {_MIXING}"
+    return Result("regions", "Regions", tables=(TableOf(title, _HEADER, rows),))

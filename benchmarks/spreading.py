@@ -1,25 +1,20 @@
 """What spreading activation costs, beside the search for its seeds and beside plain FAISS.
 
-    python benchmarks/spreading.py [--quick]
-
-CPU time of one thread, batches of 256, 15 edges from each concept. What is compared takes turns in
-one run, each turn in another order, and each figure is the median of its turns.
+CPU time of one thread, batches of 256, 15 edges from each concept.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from unittest.mock import patch
 
-import click
 import faiss
 import numpy as np
-from _large import vectors
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks._large import vectors
+from benchmarks.suite import Ratio, Result, Settings, TableOf, Timings, benchmark, turns
 from storage_backends import hnsw
 from storage_backends.columns import Column, Slots
 from storage_backends.faiss_index import one_thread
@@ -35,6 +30,8 @@ BATCH = 256
 TOPS = (10, 32)
 CLUSTER = 100  # concepts whose keys lie together, as in `vectors`
 EFFORT = 32
+#: By the way of spreading, at efSearch 32 and for the top ten.
+GOALS = {"2 hops": 1.3, "3 hops, frontier 32": 1.6}
 #: Three hops in which only so many concepts pass activation on.
 BOUNDED = {f"3 hops, frontier {most}": most for most in (16, 32, 64)}
 
@@ -130,30 +127,19 @@ def queries_of(view: View, turn: int) -> Floats:
     return unit
 
 
-def microseconds(runs: Mapping[str, Callable[[int], object]], turns: int) -> dict[str, float]:
-    """Return the CPU time of one query of each run, in turns; the first turn warms up."""
-    spent: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(turns + 1):
-        for name in np.roll(list(runs), turn).tolist():  # who comes next finds a warmer cache
-            begin = time.process_time()
-            runs[name](turn)
-            spent[name].append(time.process_time() - begin)
-    return {name: float(np.median(times[1:])) / BATCH * 1e6 for name, times in spent.items()}
-
-
-def spreads(view: View, turns: int) -> dict[str, Callable[[int], object]]:
+def spreads(view: View, count: int) -> dict[str, Callable[[int], object]]:
     """Return all ways of spreading, by what to call them."""
     names: tuple[Name, ...] = ("numpy",) if kernel.why_not() else ("C", "numpy")
     return {
-        f"{way}, top {top}, {name}": _spreading(view, name, way, top, turns)
+        f"{way}, top {top}, {name}": _spreading(view, name, way, top, count)
         for top in TOPS
         for way in WAYS
         for name in names
     }
 
 
-def _spreading(view: View, name: Name, way: str, top: int, turns: int) -> Callable[[int], object]:
-    seeds = [seeds_of(view, turn, top) for turn in range(turns + 1)]
+def _spreading(view: View, name: Name, way: str, top: int, count: int) -> Callable[[int], object]:
+    seeds = [seeds_of(view, turn, top) for turn in range(count + 1)]
     how, regions = WAYS[way]
     part = part_of(view, regions)
 
@@ -193,80 +179,150 @@ def scratch(view: View, way: str, top: int) -> int:
     return kernel.spread_into(found, [part_of(view, regions)], *seeds_of(view, 0, top), how)
 
 
-def lookups(view: View, base: HnswBase, top: int, effort: int, turns: int) -> dict[str, float]:
-    """Return what FAISS costs alone, our search in the same graph, and spreading from there."""
-    view = replace(view, base=base)
-    asked = [queries_of(view, turn) for turn in range(turns + 1)]
-    part = part_of(view, regions=False)
-    settings = faiss.SearchParametersHNSW(efSearch=max(effort, top))  # type: ignore[attr-defined]
-
-    def alone(turn: int) -> object:
-        return base.graph.search(asked[turn], top, params=settings)
-
-    def searched(how: Spread | None) -> Callable[[int], object]:
-        def run(turn: int) -> object:
-            with patch.object(hnsw, "effort", return_value=effort):
-                slots, cosines = view.index.search(asked[turn], top)
-            return how and spread([part], slots, np.maximum(cosines, 0), how, top)
-
-        return run
-
-    runs = {"FAISS alone": alone, "lookup": searched(None)}
-    for way in ("2 hops", *BOUNDED):
-        runs[f"lookup and {way}"] = searched(WAYS[way][0])
-    return microseconds(runs, turns)
+ALONE = "FAISS alone"
 
 
-def print_lookups(concepts: int, turns: int) -> None:
-    efforts = (EFFORT, hnsw.effort(DIM))
+class Lookups:
+    """FAISS alone, our search in the same graph, and spreading from there.
+
+    Parameters
+    ----------
+    view : View
+    base : HnswBase
+        The graph.
+    top, effort : int
+        Concepts wanted, and efSearch.
+    """
+
+    def __init__(self, view: View, base: HnswBase, top: int, effort: int) -> None:
+        self._view = replace(view, base=base)
+        self._graph = base.graph
+        self._part = part_of(view, regions=False)
+        self._top, self._effort = top, effort
+        self._settings = faiss.SearchParametersHNSW(  # type: ignore[attr-defined]
+            efSearch=max(effort, top)
+        )
+
+    def timed(self, count: int) -> Timings:
+        """Return what a batch costs in each way."""
+        asked = [queries_of(self._view, turn) for turn in range(count + 1)]
+        calls: dict[str, Callable[[int], object]] = {
+            ALONE: lambda turn: self.alone(asked[turn]),
+            "lookup": lambda turn: self.ours(asked[turn]),
+        }
+        for way in ("2 hops", *BOUNDED):
+            calls[way] = partial(self._spread_from, asked, WAYS[way][0])
+        return turns(calls, count)
+
+    def recalls(self) -> tuple[float, float]:
+        """Return the share of the nearest concepts that FAISS alone and our search find."""
+        asked = queries_of(self._view, 0)
+        cosines = asked @ self._view.keys.part(0, self._view.size).T
+        nearest = np.argpartition(-cosines, self._top, axis=1)[:, : self._top]
+        shares = [
+            np.mean([len(np.intersect1d(*rows)) for rows in zip(nearest, found, strict=True)])
+            for found in (self.alone(asked), self.ours(asked)[0])
+        ]
+        return float(shares[0]) / self._top, float(shares[1]) / self._top
+
+    def alone(self, asked: Floats) -> Slots:
+        found: Slots = self._graph.search(asked, self._top, params=self._settings)[1]
+        return found
+
+    def ours(self, asked: Floats) -> tuple[Slots, Floats]:
+        with patch.object(hnsw, "effort", return_value=self._effort):
+            return self._view.index.search(asked, self._top)
+
+    def _spread_from(self, asked: Sequence[Floats], how: Spread, turn: int) -> object:
+        slots, cosines = self.ours(asked[turn])
+        return spread([self._part], slots, np.maximum(cosines, 0), how, self._top)
+
+
+def lookup_tables(concepts: int, count: int) -> tuple[list[Ratio], list[TableOf]]:
+    """Return the ratios to FAISS alone, and a table for keys in clusters and for others."""
+    ratios, tables = [], []
     for clustered in (True, False):
         view = opened(memory_of(concepts, clustered))
         base = HnswBase.build(view.keys)
-        assert base is not None
+        if base is None:
+            raise ValueError(f"expected a graph of {concepts} concepts, got none")
         keys = f"keys in clusters of {CLUSTER}" if clustered else "keys anywhere"
-        table = Table("", "us a query", "x", title=f"{concepts:,} concepts, {keys}")
+        rows: list[tuple[str, ...]] = []
         for top in TOPS:
-            for effort in efforts:
-                _add_lookups(
-                    table, f"top {top}, efSearch {effort}", lookups(view, base, top, effort, turns)
-                )
-        Console().print(table)
+            for effort in (EFFORT, hnsw.effort(DIM)):
+                lookups = Lookups(view, base, top, effort)
+                spent, recalls = lookups.timed(count), lookups.recalls()
+                rows += _rows(f"top {top}, efSearch {effort}", spent, recalls)
+                if (top, effort) == (TOPS[0], EFFORT):
+                    ratios += _ratios(keys, spent, recalls)
+        header = ("", "us a query", "times FAISS", "recall")
+        tables.append(TableOf(f"{concepts:,} concepts, {keys}", header, rows))
+    return ratios, tables
 
 
-def _add_lookups(table: Table, title: str, figures: Mapping[str, float]) -> None:
-    for name, spent in figures.items():
-        ratio = spent / figures["FAISS alone"]
-        table.add_row(f"{title}: {name}", f"{spent:.1f}", f"{ratio:.2f}")
-    table.add_section()
+def _rows(
+    title: str, spent: Timings, recalls: tuple[float, float]
+) -> list[tuple[str, str, str, str]]:
+    """Return a row for each way."""
+    found = {ALONE: f"{recalls[0]:.3f}", "lookup": f"{recalls[1]:.3f}"}
+    return [
+        (
+            f"{title}: {name}" if name in found else f"{title}: lookup and {name}",
+            f"{spent.median(name) / BATCH * 1e6:.1f}",
+            f"{spent.ratio(name, ALONE)[0]:.2f}",
+            found.get(name, ""),
+        )
+        for name in spent.seconds
+    ]
 
 
-def print_spreads(sizes: tuple[int, ...], turns: int) -> None:
+def _ratios(keys: str, spent: Timings, recalls: tuple[float, float]) -> list[Ratio]:
+    return [
+        Ratio(
+            1,
+            f"lookup, {way} and top {TOPS[0]} against FAISS alone, {keys}",
+            *spent.ratio(way, ALONE),
+            bound=GOALS[way],
+            note=f"efSearch {EFFORT}; recall of FAISS {recalls[0]:.3f}, of ours {recalls[1]:.3f}",
+            ours=spent.median(way) / BATCH * 1e6,
+            theirs=spent.median(ALONE) / BATCH * 1e6,
+            unit="us",
+        )
+        for way in GOALS
+    ]
+
+
+def spread_table(sizes: tuple[int, ...], count: int) -> tuple[TableOf, list[str]]:
+    """Return what spreading alone costs, and notes on its scratch and on what frontiers find."""
     views = [opened(memory_of(concepts)) for concepts in sizes]
-    columns = (f"{concepts:,}" for concepts in sizes)
-    table = Table("us a query", *columns, "x", title=f"spreading alone, {EDGES} edges each")
-    figures = [microseconds(spreads(view, turns), turns) for view in views]
-    for name in figures[0]:
-        row = [each[name] for each in figures]
-        table.add_row(name, *(f"{spent:.1f}" for spent in row), f"{row[-1] / row[0]:.2f}")
-    Console().print(table)
+    spent = [turns(spreads(view, count), count) for view in views]
+    rows = []
+    for name in spent[0].seconds:
+        row = [each.median(name) / BATCH * 1e6 for each in spent]
+        rows.append((name, *(f"{each:.1f}" for each in row), f"{row[-1] / row[0]:.2f}"))
+    notes = []
     for way in WAYS if not kernel.why_not() else ():
         used = ", ".join(f"{scratch(view, way, TOPS[-1]) / 1e3:,.0f} kB" for view in views)
-        Console().print(f"scratch of a thread, top {TOPS[-1]}, {way}: {used}")
+        notes.append(f"scratch of a thread, top {TOPS[-1]}, {way}: {used}")
     for way in BOUNDED:
         found = ", ".join(f"{overlap(view, way):.1%}" for view in views)
-        Console().print(f"top {TOPS[-1]} without the seeds, {way}, of what 3 hops reach: {found}")
+        notes.append(f"top {TOPS[-1]} without the seeds, {way}, of what 3 hops reach: {found}")
+    header = ("us a query", *(f"{concepts:,}" for concepts in sizes), "growth")
+    return TableOf(f"spreading alone, {EDGES} edges each", header, rows), notes
 
 
-@click.command()
-@click.option("--quick", is_flag=True, help="Small memories, few turns: a check, no figures.")
-def main(quick: bool) -> None:
-    """Print what lookups cost, then spreading alone."""
-    Console().print(explained())
-    turns, sizes = (3, (2_000, 10_000)) if quick else (15, (100_000, 1_000_000))
+@benchmark("spreading", "lookup and spreading beside plain FAISS", minutes=2)
+def run(settings: Settings) -> Result:
+    concepts = 2_000 if settings.quick else 100_000
     with one_thread():
-        print_lookups(sizes[0], turns)
-        print_spreads(sizes, turns)
+        ratios, tables = lookup_tables(concepts, settings.turns)
+    title = "Lookup and spreading beside plain FAISS"
+    return Result("spreading", title, ratios=ratios, tables=tables, notes=(explained(),))
 
 
-if __name__ == "__main__":
-    main()
+@benchmark("spreading-alone", "spreading by itself, in all its ways", minutes=4, group="more")
+def run_alone(settings: Settings) -> Result:
+    sizes = (2_000, 10_000) if settings.quick else (100_000, 1_000_000)
+    with one_thread():
+        table, notes = spread_table(sizes, settings.turns)
+    return Result("spreading-alone", "Spreading by itself", tables=(table,), notes=notes)

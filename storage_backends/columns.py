@@ -170,23 +170,26 @@ class Column(Generic[Scalar]):
         """
         base = self.base
         if base is None:
-            return self.tail[slots]
+            return _rows(self.tail, slots)
         if not len(self.tail) and not len(self.changed):
-            return base[slots]
+            return _rows(base, slots)
         wanted = np.asarray(slots, np.int64)
         rows = self._gathered(base, wanted.reshape(-1))
         return rows.reshape(wanted.shape + rows.shape[1:])[()]
 
     def _gathered(self, base: NDArray[Scalar] | Fields, slots: Slots) -> NDArray[Scalar]:
         size = len(base)
-        rows: NDArray[Any] = base[np.minimum(slots, size - 1)]
-        if len(self.tail):
-            behind = slots >= size
-            rows[behind] = self.tail[slots[behind] - size]
+        behind = np.flatnonzero(slots >= size)
+        if len(behind) == len(slots):
+            return _rows(self.tail, slots - size)
+        rows: NDArray[Any] = _rows(base, np.minimum(slots, size - 1) if len(behind) else slots)
+        if len(behind):
+            rows[behind] = _rows(self.tail, slots[behind] - size)
         if len(self.changed):
             place = np.minimum(np.searchsorted(self.changed, slots), len(self.changed) - 1)
-            replaced = self.changed[place] == slots
-            rows[replaced] = self.rows[place[replaced]]
+            replaced = np.flatnonzero(self.changed[place] == slots)
+            if len(replaced):
+                rows[replaced] = _rows(self.rows, place[replaced])
         return rows
 
     def field(self, name: str) -> Column[Any]:
@@ -252,6 +255,18 @@ class Column(Generic[Scalar]):
         """
         tail = appended(self.tail, rows, in_place=in_place)
         return replace(self, tail=tail, rows=self.rows if len(self.rows) else tail[:0])
+
+
+def _rows(table: NDArray[Any] | Fields, slots: Any) -> NDArray[Any]:
+    """Return some rows of a table, copied."""
+    rows: NDArray[Any]
+    if isinstance(table, Fields) or table.ndim == 1:
+        rows = table[slots]
+    elif table.flags.c_contiguous and table.flags.aligned:
+        rows = table.take(slots, axis=0)  # twice as quick; of others it would copy the table
+    else:
+        rows = table[slots]
+    return rows
 
 
 def appended(column: NDArray[Scalar], rows: NDArray[Scalar], *, in_place: bool) -> NDArray[Scalar]:

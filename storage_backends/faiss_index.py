@@ -1,8 +1,11 @@
 """Seed lookup: the concepts whose keys are most similar to a query.
 
 Below `EXACT_BELOW` concepts the search is exact. Above, an immutable HNSW graph answers for the
-slots it was built from and an exact search for those added or moved since; the two are merged by
-cosine. Nothing is ever added to a graph that is searched: FAISS crashes.
+slots it was built from and an exact search for those added or moved since. Nothing is ever added
+to a graph that is searched: FAISS crashes.
+
+Both run in C where they can (`storage_backends.lookup`), else in FAISS. A cosine is summed in one
+order on all roads (`storage_backends.cosines`), so that an answer does not depend on its batch.
 
 A graph goes on leading to tombstones, and where they lie close together it leads to little else.
 So it is asked for more than is wanted, tombstones are taken out, and a query that is left with too
@@ -21,7 +24,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from storage_backends import lookup
 from storage_backends.columns import Column, Slots
+from storage_backends.cosines import best, cosines_of
 from storage_backends.hnsw import HnswBase
 from storage_backends.lazy import lazy
 from storage_backends.types import Floats
@@ -96,18 +101,13 @@ class SeedIndex:
         Returns
         -------
         slots : (N, k) int64
-            Descending by cosine; -1 pads.
+            Descending by cosine, of equal ones the lower first; -1 pads.
         cosines : (N, k) float32
             0 where padded.
         """
-        compared = (len(self.keys) - self.covered) * self.keys.shape[1]
-        with one_thread(len(queries) * max(compared, 1) < _ONE_THREAD_WORK):
-            if self.base is None:
-                return padded(*_search_all(self._outside, queries, k), k)
-            found = self._in_graph(self.base, queries, k)
-            if self._outside or found[0].shape[1] > k:
-                found = merge_by_cosine(_search_all(self._outside, queries, k), found, k)
-        return padded(*found, k)
+        if self.base is None:
+            return _compared(self._outside, queries, k)
+        return _compared(self._outside, queries, k, self._in_graph(self.base, queries, k))
 
     @property
     def covered(self) -> int:
@@ -115,30 +115,26 @@ class SeedIndex:
         return 0 if self.base is None else self.base.size
 
     def search_graph(self, base: HnswBase, queries: Floats, k: int) -> tuple[Slots, Floats]:
-        """Find live slots by the graph alone.
-
-        Where no slot is hidden, the result is ``k`` wide and descends by cosine; else it is wider,
-        and -1 stands anywhere.
-        """
+        """Find live slots by the graph alone, which may be fewer; returned as by `search`."""
         if self.alive is None and not len(self.moved):
             return base.search(queries, k)
         slots, cosines = base.search(queries, max(2 * k, _REACH))
-        return np.where(self._visible(slots), slots, -1), cosines
+        return best(np.where(self._visible(slots), slots, -1), cosines, k)
 
     def search_covered(self, queries: Floats, k: int) -> tuple[Slots, Floats]:
-        """Find by comparison the nearest of the slots that the graph answers for."""
-        return _search_all(self._parts(0, self.covered), queries, k)
+        """Find by comparison the nearest of the slots that the graph answers for, at most ``k``."""
+        width = min(k, self._most_in_graph)
+        if not width:
+            return _no_answers(queries, 0)
+        return _compared(self._parts(0, self.covered), queries, width)
 
     def _in_graph(self, base: HnswBase, queries: Floats, k: int) -> tuple[Slots, Floats]:
         slots, cosines = self.search_graph(base, queries, k)
-        short = np.flatnonzero((slots >= 0).sum(axis=1) < k)
+        short = np.flatnonzero(slots[:, -1] < 0)
         if len(short):
             short = short[(slots[short] >= 0).sum(axis=1) < self._most_in_graph]
         if len(short):
-            exact, similar = self.search_covered(queries[short], k)
-            slots[short] = -1
-            slots[short, : exact.shape[1]] = exact
-            cosines[short, : exact.shape[1]] = similar
+            slots[short], cosines[short] = padded(*self.search_covered(queries[short], k), k)
         return slots, cosines
 
     def _visible(self, slots: Slots) -> NDArray[np.bool_]:
@@ -216,27 +212,53 @@ class _Flat:
     chosen: Slots | None
     keys: Floats
 
-    def search(self, queries: Floats, k: int) -> tuple[Slots, Floats]:
-        rows, cosines = nearest(queries, self.keys, k)
-        return self.first + (rows if self.chosen is None else self.chosen[rows]), cosines
 
-
-def _search_all(parts: Iterable[_Flat], queries: Floats, k: int) -> tuple[Slots, Floats]:
-    """Search several parts and keep the best ``k``."""
-    found: tuple[Slots, Floats] | None = None
+def _compared(
+    parts: Iterable[_Flat],
+    queries: Floats,
+    k: int,
+    found: tuple[Slots, Floats] | None = None,
+) -> tuple[Slots, Floats]:
+    """Compare queries with several parts, and return the best ``k`` of these and of ``found``."""
+    if found is None:
+        found = _no_answers(queries, k)
+    in_c = lookup.is_used()
     for part in parts:
-        more = part.search(queries, k)
-        found = more if found is None else merge_by_cosine(found, more, k)
-    return nearest(queries, np.empty((0, 0), np.float32), k) if found is None else found
+        if in_c:
+            lookup.compare(found, queries, part.keys, part.first, part.chosen)
+        else:
+            found = _by_faiss(part, queries, k, found)
+    return found
+
+
+def _no_answers(queries: Floats, k: int) -> tuple[Slots, Floats]:
+    return np.full((len(queries), k), -1), np.zeros((len(queries), k), np.float32)
+
+
+def _by_faiss(
+    part: _Flat, queries: Floats, k: int, found: tuple[Slots, Floats]
+) -> tuple[Slots, Floats]:
+    """Compare by FAISS, which sums in an order of its own, and sum again what it finds."""
+    width = min(k, len(part.keys))
+    if not width or not len(queries):
+        return found
+    with one_thread(len(queries) * part.keys.size < _ONE_THREAD_WORK):
+        rows = faiss.knn(queries, part.keys, width, metric=faiss.METRIC_INNER_PRODUCT)[1]
+    cosines = cosines_of(queries, part.keys, rows)
+    slots = part.first + (rows if part.chosen is None else part.chosen[rows])
+    slots = np.concatenate([found[0], np.where(rows >= 0, slots, -1)], axis=1)
+    return best(slots, np.concatenate([found[1], cosines], axis=1), k)
 
 
 def nearest(queries: Floats, keys: Floats, k: int) -> tuple[Slots, Floats]:
-    """Exact search: rows of ``keys`` (M, D) most similar to each query, at most ``k`` of them."""
+    """Exact search: rows of ``keys`` (M, D) most similar to each query, at most ``k`` of them.
+
+    They descend by cosine, and among equal ones ascend.
+    """
     width = min(k, len(keys))
     if not width or not len(queries):
-        return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-    cosines, rows = faiss.knn(queries, keys, width, metric=faiss.METRIC_INNER_PRODUCT)
-    return rows, cosines
+        return _no_answers(queries, 0)
+    return _compared([_Flat(0, None, keys)], queries, width)
 
 
 def padded(slots: Slots, cosines: Floats, k: int) -> tuple[Slots, Floats]:

@@ -17,9 +17,11 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from storage_backends import layout
+from storage_backends import layout, lookup
 from storage_backends.columns import Column, Slots
+from storage_backends.cosines import best, cosines_of
 from storage_backends.errors import StoreCorruptError
+from storage_backends.lazy import lazy
 from storage_backends.progress import Progress, silent
 from storage_backends.recorded_file import Put
 from storage_backends.types import Floats
@@ -62,18 +64,33 @@ class HnswBase:
         little. Others are not moved: by inner product the longest of close neighbours would get all
         the links.
         """
-        width = keys.shape[1]
-        graph = faiss.IndexHNSWFlat(width, neighbours(width), faiss.METRIC_INNER_PRODUCT)
-        graph.hnsw.efConstruction = _EF_CONSTRUCTION
-        repeated, rng = _repeated(keys), np.random.default_rng(0)
-        for part in _chunks(keys):
+        return cls._over(_empty(keys.shape[1]), keys, stop, progress)
+
+    def extended(
+        self,
+        keys: Column[np.float32],
+        stop: threading.Event | None = None,
+        progress: Progress = silent,
+    ) -> HnswBase | None:
+        """Return a graph that has this one's links, and those of the keys behind its own.
+
+        It is a copy that keys are added to: none may be added to a graph that is searched.
+
+        Parameters
+        ----------
+        keys : (N, D) Column of float32
+            Not fewer than the graph has; the first ones are those that it was built over.
+        """
+        return self._over(_copied(self.graph, keys), keys, stop, progress)
+
+    @classmethod
+    def _over(
+        cls, graph: Any, keys: Column[np.float32], stop: threading.Event | None, progress: Progress
+    ) -> HnswBase | None:
+        """Link the keys that a graph does not have."""
+        for part in _apart(keys, graph.ntotal):
             if stop is not None and stop.is_set():
                 return None
-            moves = np.flatnonzero(repeated[graph.ntotal : graph.ntotal + len(part)])
-            if len(moves):
-                part = part.copy()
-                noise = rng.standard_normal((len(moves), width), np.float32)
-                part[moves] += np.float32(_APART / np.sqrt(width)) * noise
             graph.add(part)
             progress("building the seed index", graph.ntotal, len(keys))
         _put_keys(graph, keys)
@@ -98,9 +115,8 @@ class HnswBase:
         for part in _chunks(keys):
             if stop is not None and stop.is_set():
                 return None
-            _, cosines = self.search(part, 1)
-            best = np.einsum("nd,nd->n", part, part)
-            missed.append(begin + np.flatnonzero(cosines[:, 0] < best - _ROUNDING))
+            enough = np.einsum("nd,nd->n", part, part) - np.float32(_ROUNDING)
+            missed.append(begin + np.flatnonzero(self._nearest(part, enough) < enough))
             begin += len(part)
             progress("looking for each concept", begin, len(keys))
         return np.concatenate(missed)
@@ -153,13 +169,38 @@ class HnswBase:
         return cls(graph, graph.ntotal, (keys, flat))
 
     def search(self, queries: Floats, k: int) -> tuple[Slots, Floats]:
-        """Return the approximately nearest ``k`` slots and their cosines, both ``(N, k)``."""
+        """Return the approximately nearest ``k`` slots and their cosines, both ``(N, k)``.
+
+        They descend by cosine, and among equal ones ascend by slot; -1 and 0 pad.
+        """
+        kept = max(effort(self.graph.d), k)
+        if lookup.is_used():
+            return lookup.search(self._links, queries, kept, k)
         # The stubs of FAISS lack the class as Python sees it.
-        settings = faiss.SearchParametersHNSW(  # type: ignore[attr-defined]
-            efSearch=max(effort(self.graph.d), k)
+        settings = faiss.SearchParametersHNSW(efSearch=kept)  # type: ignore[attr-defined]
+        slots = self.graph.search(queries, k, params=settings)[1]
+        return best(slots, cosines_of(queries, self._links.keys, slots), k)
+
+    def _nearest(self, queries: Floats, enough: Floats) -> Floats:
+        """Return the cosine of the nearest key to each query, or of one as near as is enough."""
+        if lookup.is_used():
+            return lookup.search(self._links, queries, effort(self.graph.d), 1, enough)[1][:, 0]
+        return self.search(queries, 1)[1][:, 0]
+
+    @lazy
+    def _links(self) -> lookup.Links:
+        """The arrays of the graph, which belong to FAISS."""
+        hnsw: Any = self.graph.hnsw  # the stubs of FAISS lack most of it
+        flat: Any = faiss.downcast_index(self.graph.storage)
+        return lookup.Links(
+            links=_array(hnsw.neighbors),
+            offsets=_array(hnsw.offsets),
+            room=_array(hnsw.cum_nneighbor_per_level),
+            keys=faiss.rev_swig_ptr(flat.get_xb(), self.size * self.graph.d).reshape(self.size, -1),
+            entry=hnsw.entry_point,
+            top_level=hnsw.max_level,
+            kept=(self.graph, self.kept),
         )
-        cosines, slots = self.graph.search(queries, k, params=settings)
-        return slots, cosines
 
 
 def neighbours(width: int) -> int:
@@ -172,9 +213,53 @@ def effort(width: int) -> int:
     return 96 if width < 48 else 64
 
 
-def _chunks(keys: Column[np.float32]) -> Iterator[Floats]:
-    for begin in range(0, len(keys), _BUILD_CHUNK):
-        yield keys.part(begin, min(begin + _BUILD_CHUNK, len(keys)))
+def _empty(width: int) -> Any:
+    graph = faiss.IndexHNSWFlat(width, neighbours(width), faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction = _EF_CONSTRUCTION
+    return graph
+
+
+def _copied(graph: Any, keys: Column[np.float32]) -> Any:
+    """Return a graph with the same links, over the first of ``keys``.
+
+    One that has room for other numbers of links is not copied: what is returned is empty.
+    """
+    copy = _empty(graph.d)
+    own, given = (_array(each.hnsw.cum_nneighbor_per_level) for each in (copy, graph))
+    if not np.array_equal(own, given):
+        return copy
+    for part in _apart(keys, 0, graph.ntotal):
+        copy.storage.add(part)
+    new, old = copy.hnsw, graph.hnsw
+    faiss.copy_array_to_vector(_array(old.levels), new.levels)
+    faiss.copy_array_to_vector(_array(old.offsets), new.offsets)
+    new.neighbors.resize(old.neighbors.size())
+    _array(new.neighbors)[:] = _array(old.neighbors)
+    new.entry_point, new.max_level = old.entry_point, old.max_level
+    copy.ntotal = graph.ntotal
+    return copy
+
+
+def _chunks(keys: Column[np.float32], first: int = 0, end: int | None = None) -> Iterator[Floats]:
+    end = len(keys) if end is None else end
+    for begin in range(first - first % _BUILD_CHUNK, end, _BUILD_CHUNK):
+        yield keys.part(max(begin, first), min(begin + _BUILD_CHUNK, end))
+
+
+def _apart(keys: Column[np.float32], first: int, end: int | None = None) -> Iterator[Floats]:
+    """Yield keys as they are linked: of equal ones, each is moved, and to the same place always."""
+    repeated = _repeated(keys)
+    for part in _chunks(keys, first, end):
+        moves = np.flatnonzero(repeated[first : first + len(part)])
+        if len(moves):
+            rng = np.random.default_rng(first // _BUILD_CHUNK)
+            noise = rng.standard_normal((_BUILD_CHUNK, keys.shape[1]), np.float32)
+            part = part.copy()
+            part[moves] += (
+                np.float32(_APART / np.sqrt(keys.shape[1])) * noise[first % _BUILD_CHUNK + moves]
+            )
+        yield part
+        first += len(part)
 
 
 def _repeated(keys: Column[np.float32]) -> NDArray[np.bool_]:

@@ -43,6 +43,8 @@ from storage_backends.view import View
 
 _log = logging.getLogger("aesg.storage")
 
+#: Share of a graph that may have moved where the graph is extended, not built anew.
+_MOVED = 0.05
 #: Share of a graph that may die before its recall is sampled again.
 _SAMPLED_AT = 0.01
 _LEAST_RECALL = 0.9
@@ -396,6 +398,9 @@ def built(
 ) -> tuple[HnswBase, NDArray[np.int64]]:
     """Return a graph over a view, and the slots that it does not find: they are searched exactly.
 
+    Where the view has a graph that lacks little but the last slots, that one's links are kept. What
+    had moved in it is linked from where it was, and goes on being searched exactly.
+
     Parameters
     ----------
     view : View
@@ -411,17 +416,26 @@ def built(
         If ``stop`` was set before the end.
     """
     began = time.monotonic()
-    base = HnswBase.build(view.keys, stop, progress)
+    if view.base is not None and _is_grown(view, view.base):
+        base, moved = view.base.extended(view.keys, stop, progress), view.moved
+    else:
+        base, moved = HnswBase.build(view.keys, stop, progress), view.moved[:0]
     unreached = None if base is None else base.unreached(view.keys, stop, progress)
     if base is None or unreached is None:
         raise Stopped
+    apart = np.union1d(unreached, moved)
     _log.info(
         "seed index over %d concepts built in %.1f s; %d are searched apart",
         base.size,
         time.monotonic() - began,
-        len(unreached),
+        len(apart),
     )
-    return base, unreached
+    return base, apart
+
+
+def _is_grown(view: View, base: HnswBase) -> bool:
+    """Return whether a graph lacks the last slots and little else."""
+    return view.size > base.size and len(view.moved) <= _MOVED * base.size
 
 
 @contextmanager

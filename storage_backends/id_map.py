@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from storage_backends.columns import Column, Slots
+from storage_backends.lazy import lazy
 from storage_backends.types import Ids
 
 
@@ -14,7 +15,8 @@ from storage_backends.types import Ids
 class SortedIds:
     """Ids in ascending order and their slots.
 
-    An id that was deleted and put again stands there more than once; the last one counts.
+    An id that was deleted and put again stands there more than once, if each has its slot beside
+    it; the last one counts.
 
     Parameters
     ----------
@@ -39,8 +41,17 @@ class SortedIds:
         """Return the slot of each id, -1 where there is none."""
         if not len(self.ids):
             return np.full(np.shape(ids), -1, np.int64)
-        place = np.maximum(np.searchsorted(self.ids, ids, side="right") - 1, 0)
+        if self._is_gapless:  # of an id below the first the difference is a huge number
+            above = np.asarray(ids, np.uint64) - self.ids[0]
+            place = np.minimum(above, np.uint64(len(self.ids) - 1)).astype(np.int64)
+        else:
+            place = np.maximum(np.searchsorted(self.ids, ids, side="right") - 1, 0)
         return np.where(self.ids[place] == ids, self.slots_at(place), -1)
+
+    @lazy
+    def _is_gapless(self) -> bool:
+        """Whether each id is one above the one before it, as where nothing was ever deleted."""
+        return self.slots is None and int(self.ids[-1]) - int(self.ids[0]) == len(self.ids) - 1
 
     def slots_at(self, places: Slots) -> Slots:
         """Return the slots of some positions."""

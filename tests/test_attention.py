@@ -134,3 +134,46 @@ def test_every_seed_stands_for_itself(tmp_path: Path) -> None:
         with torch.no_grad():
             memory.reach_logit.fill_(-30)
         torch.testing.assert_close(memory.recall(queries, top_k=8).weights, reached.weights)
+
+
+def drawn(lead: tuple[int, ...]) -> dict[str, Tensor]:
+    """Return arguments of `attend`, all concepts there."""
+    keys = F.normalize(torch.randn(*lead, 5, DIM), dim=-1)
+    shape = keys.shape[:-1]
+    return {
+        "query": torch.randn(*lead, DIM, requires_grad=True),
+        "keys": keys,
+        "activations": torch.rand(shape),
+        "ages": torch.rand(shape),
+        "roots": torch.randint(0, 5, shape),
+        "scale": torch.tensor(10.0),
+        "recency": torch.tensor(0.5),
+        "reach": torch.tensor(0.8, requires_grad=True),
+        "null_logit": torch.tensor(0.1, requires_grad=True),
+        "projection": torch.randn(DIM, DIM, requires_grad=True),
+    }
+
+
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
+def test_no_mask_is_a_mask_that_hides_nothing(lead: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    given = drawn(lead)
+    learned = [each for each in given.values() if each.requires_grad]
+    found = []
+    for mask in (None, torch.ones(*lead, 5, dtype=torch.bool)):
+        attention = attend(mask=mask, **given)
+        shares = torch.cat([attention.weights, attention.abstract_weight.unsqueeze(-1)], -1)
+        loss = (shares * torch.arange(6)).sum() + attention.abstract.square().sum()
+        found.append([shares, attention.abstract, *torch.autograd.grad(loss, learned)])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
+
+
+def test_a_query_without_direction_has_attention_and_a_finite_gradient() -> None:
+    torch.manual_seed(0)
+    given = drawn((2,))
+    given["query"] = torch.zeros(2, DIM, requires_grad=True)
+    attention = attend(mask=None, **given)
+    attention.weights[0, 0].backward()  # type: ignore[no-untyped-call]
+    assert attention.weights.isfinite().all()
+    assert given["query"].grad is not None
+    assert given["query"].grad.isfinite().all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from aesg import AESGConfigError, AESGMemory, AESGNavigationError
+from aesg.context import RetrievedContext
 from aesg.nn import MemoryBlend, MemoryConv2d
+from storage_backends.types import ValueKind
 from tests.memory_build import DIM, opened, patterns
 
 CHANNELS = 6
@@ -192,3 +195,57 @@ def test_the_share_follows_gate_and_attention(memory: AESGMemory) -> None:
     assert (closed <= 0.01).all()
     assert opened_wide[0] > opened_wide[1] > closed[1]
     assert (opened_wide < 0.99).all()
+
+
+def plainly_recalled(context: RetrievedContext, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean, spread and shares of the vectors by their definitions."""
+    vector = (context.value_kinds == int(ValueKind.VECTOR)) & context.mask
+    weights = context.weights.masked_fill(~vector, 0.0)
+    heard = weights.sum(-1, keepdim=True)
+    shares = weights / heard.clamp_min(1e-6)
+    mean = (shares.unsqueeze(-1) * context.vectors).sum(-2)
+    mean = torch.where(heard > 0, mean, own)
+    away = (context.vectors - mean.unsqueeze(-2)).square()
+    return mean, (shares.unsqueeze(-1) * away).sum((-2, -1)), shares
+
+
+def made_up(rows: int, places: int, told: Tensor) -> RetrievedContext:
+    """Return a context in double precision; ``told`` says which concepts have vector values."""
+    dice = torch.Generator().manual_seed(places)
+    with opened() as memory:
+        bare = memory.recall(torch.randn(rows, DIM, generator=dice))
+    logits = torch.randn(rows, places + 1, generator=dice, dtype=torch.float64)
+    vectors = torch.randn(rows, places, DIM, generator=dice, dtype=torch.float64)
+    vectors[-1] = vectors[-1, :1]  # all the same
+    weights = logits.softmax(-1)[:, :-1].requires_grad_()
+    kinds = torch.where(told, int(ValueKind.VECTOR), int(ValueKind.INTEGER)).to(torch.uint8)
+    return replace(
+        bare,
+        keys=vectors,
+        gathered=vectors,
+        weights=weights,
+        mask=torch.ones(rows, places, dtype=torch.bool),
+        ages=torch.zeros(rows, places, dtype=torch.float64),
+        cosines=torch.zeros(rows, places, dtype=torch.float64),
+        value_kinds=kinds,
+    )
+
+
+@pytest.mark.parametrize("places", [1, 2, 7])
+def test_blend_and_gradients_are_those_of_the_plain_definitions(places: int) -> None:
+    told = torch.rand(5, places, generator=torch.Generator().manual_seed(1)) < 0.6
+    told[0], told[-1] = False, True
+    context, own = made_up(5, places, told), torch.randn(5, DIM, dtype=torch.float64)
+    seen: list[Tensor] = []
+    made = blend().double()
+    nn.init.normal_(made.gate.weight)
+    made.gate.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    recalled, _ = made(torch.randn(5, CHANNELS, dtype=torch.float64), own, context)
+    mean, spread, shares = plainly_recalled(context, own)
+    assert_close(recalled, mean)
+    peak, length = seen[0][:, CHANNELS + 2], seen[0][:, CHANNELS + 4]
+    assert_close(peak, shares.amax(-1))
+    assert_close(length, 0.5 * (spread + 1e-6).log10() + 1)
+    by_weights = (torch.autograd.grad(each.sum(), context.weights)[0] for each in (length, spread))
+    ours, plain = by_weights
+    assert_close(ours * (2 * torch.log(torch.tensor(10.0)) * (spread + 1e-6))[:, None], plain)

@@ -23,8 +23,8 @@ from aesg import (
     AESGTrainingError,
 )
 from aesg.context import RetrievedContext
-from aesg.learning import UNKNOWN
 from aesg.memory_stats import NoveltyRates
+from aesg.outcomes import UNKNOWN
 from tests.memory_build import digest, opened
 
 VOCAB = 50

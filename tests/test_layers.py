@@ -42,6 +42,7 @@ AESG_LAYERS = (
         "aesg.learning",
         "aesg.memory*",
         "aesg.migration",
+        "aesg.outcomes",
         "aesg.reading",
         "aesg.state",
     ),

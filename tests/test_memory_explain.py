@@ -178,7 +178,7 @@ def test_log_probabilities_decide_as_they_do_in_learning() -> None:
             pattern(0) + pattern(1),
             None,
             "cosine with the mix of what was",
-            "concept 2 is confirmed",
+            "concept 1 is confirmed",
         ),
         (near(0), torch.tensor(0), "value 0: 1 of those retrieved", "concept 1 is confirmed"),
         (near(0), torch.tensor(7), "value 7: none of them was", "a provisional concept is made"),

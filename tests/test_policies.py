@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from aesg import AESGConfigError, AESGDecoderLM, AESGTrainer
-from aesg.learning import UNKNOWN
 from aesg.nn import MemoryQuery
+from aesg.outcomes import UNKNOWN
 from tests.memory_build import DIM, opened
 from tests.test_decoder_lm import VOCAB, filled, lm, text
 

@@ -14,10 +14,10 @@ from torch.testing import assert_close
 
 from aesg import AESGConfigError, AESGMemory, AESGTrainer, AESGTrainingError
 from aesg.context import RetrievedContext
-from aesg.learning import UNKNOWN
 from aesg.models import AESGGRUText, AESGLSTMText
 from aesg.nn.recurrent import MemoryGRUCell, MemoryLSTMCell
 from aesg.nn.values import embedded_values
+from aesg.outcomes import UNKNOWN
 from tests.memory_build import DIM, born, digest, opened
 
 VOCAB = 50

@@ -14,9 +14,9 @@ from torch.testing import assert_close
 
 from aesg import AESGConfigError, AESGTrainer, AESGTrainingError
 from aesg.context import RetrievedContext
-from aesg.learning import UNKNOWN
 from aesg.models import AESGSeq2Seq
 from aesg.models._beams import Generated, beam_search
+from aesg.outcomes import UNKNOWN
 from tests.memory_build import born, digest, opened
 
 VOCAB = 12

@@ -17,7 +17,7 @@ import torch
 from aesg import AESGMemory, AESGStorageError
 from aesg.migration import migrate
 from aesg.packs import read_pack
-from benchmarks._earlier import Earlier, NoReleaseError, earlier
+from benchmarks.suite import NoPeerError, Peer, Peers
 from storage_backends.errors import StoreError
 from storage_backends.lmdb_store import LMDBStore
 from tests.earlier_build import edges_of, event, nodes_of, some_pairs, write_directory, write_pack
@@ -226,17 +226,18 @@ def test_a_kill_at_any_call_leaves_nothing_that_opens_or_all(old: Path, tmp_path
 
 
 @pytest.fixture(scope="module")
-def side(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Earlier]:
-    folder = tmp_path_factory.mktemp("earlier") / "environment"
+def side(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    peers = Peers(tmp_path_factory.mktemp("earlier"))
     try:
-        with earlier(folder) as process:
-            yield process
-    except NoReleaseError as error:
+        yield peers.get("aesg-3.0.0")
+    except NoPeerError as error:
         pytest.skip(f"NOT TESTED: {error}")
+    finally:
+        peers.close()
 
 
 @pytest.mark.long
-def test_what_the_real_release_wrote_comes_over(side: Earlier, tmp_path: Path) -> None:
+def test_what_the_real_release_wrote_comes_over(side: Peer, tmp_path: Path) -> None:
     old, new, pack = tmp_path / "old", tmp_path / "new", tmp_path / "old.aesgpack"
     side("open_memory", str(old), 16, 1000)
     side("live", 60)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from aesg.errors import AESGTrainingError
 from aesg.evaluation.inputs import as_tensor, check_scores, hint
-from aesg.learning import UNKNOWN
 from aesg.losses import as_cases, check_classes
 from aesg.memory_inputs import is_integer
+from aesg.outcomes import UNKNOWN
 
 NAMES = ("accuracy", "precision", "recall", "f1")
 

@@ -15,7 +15,7 @@ from aesg.evaluation.images import ImageSums
 from aesg.evaluation.inputs import as_tensor, check_lengths, check_list
 from aesg.evaluation.metrics import DomainMetrics, MetricSums
 from aesg.evaluation.text import TextSums, model_perplexity
-from aesg.learning import UNKNOWN
+from aesg.outcomes import UNKNOWN
 
 
 class Evaluator:

@@ -23,9 +23,9 @@ from aesg.evaluation.inputs import (
     hint,
 )
 from aesg.evaluation.overlap import Overlap, spaced
-from aesg.learning import UNKNOWN
 from aesg.losses import as_cases, check_classes
 from aesg.memory_inputs import is_integer
+from aesg.outcomes import UNKNOWN
 
 
 class TextSums:

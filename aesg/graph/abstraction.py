@@ -9,7 +9,8 @@ import numpy as np
 from aesg.graph.arrays import common_origin, unit
 from aesg.graph.clock import Clock
 from aesg.graph.draft import Draft
-from aesg.graph.edges import Use, strengthened, strongest
+from aesg.graph.edges import Use, Uses, strengthened
+from aesg.graph.out_edges import OutEdges
 from aesg.graph.pending import newborn
 from storage_backends.columns import Slots
 from storage_backends.types import (
@@ -165,11 +166,14 @@ def _common_value(view: View, group: Slots) -> tuple[ValueKind, int, Floats | No
 def _link_members(draft: Draft, group: Slots, new: int, mean: Floats, most: int) -> None:
     """Link a new concept with its group; the weight is how near a member is to the centre."""
     weights = np.minimum(draft.view.keys[group] @ unit(mean), 1)
-    members = [
+    members = draft.view.ids[group]
+    every, first = np.arange(len(group)), np.zeros(len(group), np.int64)
+    from_new = [
         Use(member, EdgeKind.ABSTRACTION, weight=weight)
-        for member, weight in zip(draft.view.ids[group].tolist(), weights.tolist(), strict=True)
+        for member, weight in zip(members.tolist(), weights.tolist(), strict=True)
     ]
-    for use in members:
-        row = strongest(draft.row(use.target), most - 1)  # the new edge yields to none
-        draft.put_row(use.target, strengthened(row, [use._replace(target=new)], most))
-    draft.put_row(new, strengthened(np.empty(0, EDGE), members, most))
+    to_new = Uses.of(every, [use._replace(target=new) for use in from_new])
+    rows = draft.rows(members).strongest(most - 1)  # the new edge yields to none
+    draft.put_rows(members, strengthened(rows, to_new, most))
+    rows = OutEdges.of([np.empty(0, EDGE)])
+    draft.put_row(new, strengthened(rows, Uses.of(first, from_new), most).edges)

@@ -17,6 +17,7 @@ from storage_backends.types import EdgeKind, Floats, Ids, ValueKind
 #: Successor edges lead to what comes next, so they widen no position of a sequence.
 WITHIN = int(EdgeKind.COACTIVATION | EdgeKind.VALUE | EdgeKind.ABSTRACTION)
 ALL_KINDS = int(WITHIN | EdgeKind.SUCCESSOR)
+_SUCCESSOR = np.uint32(EdgeKind.SUCCESSOR)
 
 
 @dataclass(frozen=True)
@@ -173,11 +174,13 @@ def _onward(
     scope: Scope, before: Before, k: int, settings: Spread, origins: Ids | None
 ) -> tuple[Slots, Floats]:
     """Return the successors, ``(B, k)``, of seeds that had the value that came; -1 pads."""
-    slots = before.seeds
-    match = scope.value_ids(slots) == before.outcomes[:, None]
-    integer = scope.value_kinds(slots) == ValueKind.INTEGER
-    right = match & integer & (slots >= 0) & before.known[:, None]
-    return _successors(scope, slots, np.where(right, before.begun, 0), k, settings, origins)
+    if not before.known.any():
+        return _nowhere(len(before.seeds), k)
+    seeds = scope.at(before.seeds)
+    match = (seeds.value_ids == before.outcomes[:, None]) & before.known[:, None]
+    right = match & (seeds.value_kinds == ValueKind.INTEGER) & (seeds.slots >= 0)
+    heard = np.where(right, before.begun, np.float32(0))
+    return _successors(scope, seeds.slots, heard, k, settings, origins)
 
 
 def _successors(
@@ -190,6 +193,8 @@ def _successors(
 ) -> tuple[Slots, Floats]:
     """Return the successors of active concepts, ``(B, k)``, strongest first; -1 pads."""
     row, column = np.nonzero(activations > 0)
+    if not len(row):
+        return _nowhere(len(slots), k)
     source, sent = slots[row, column], activations[row, column]
     provisional = scope.is_provisional(source)
     chained = scope.find(scope.shortterm.entries["next"][source[provisional] - scope.firsts[-1]])
@@ -222,22 +227,23 @@ def _shares_in(
     adjacency: Adjacency, sources: Slots, settings: Spread
 ) -> tuple[Slots, Slots, NDArray[np.float64]]:
     """Do what `_shares` does in one graph."""
-    owner, edges = adjacency.expand(sources)
-    onward = (edges["kind"] & np.uint32(EdgeKind.SUCCESSOR)) != 0
-    owner, edges = owner[onward], edges[onward]
+    leading = np.flatnonzero(adjacency.kinds(sources) & _SUCCESSOR)
+    sources = sources[leading]
+    owner, places = adjacency.positions(sources)
+    onward = np.flatnonzero(adjacency.rest.field("kind")[places] & _SUCCESSOR)
+    owner, leads = owner[onward], adjacency.leads[places[onward]]
     fading = settings.fading
     age = np.maximum(settings.epoch - adjacency.epochs(sources).astype(np.int64), 0)
-    strength = edges["strength"] * fading[np.minimum(age, len(fading) - 1)][owner]
+    strength = leads["strength"] * fading[np.minimum(age, len(fading) - 1)][owner]
     fan = np.maximum(np.bincount(owner, strength, len(sources)), 1.0)
-    return owner, edges["target"], strength / fan[owner]
+    return leading[owner], leads["target"].astype(np.int64), strength / fan[owner]
 
 
 def _grouped(
     row: Slots, slot: Slots, activation: Floats, rows: int, k: int
 ) -> tuple[Slots, Floats]:
     """Collect (row, slot, activation) triples into ``(rows, k)`` arrays, keeping the maximum."""
-    slots = np.full((rows, k), -1, np.int64)
-    activations = np.zeros((rows, k), np.float32)
+    slots, activations = _nowhere(rows, k)
     order = np.lexsort((-activation, slot, row))
     row, slot, activation = row[order], slot[order], activation[order]
     fresh = np.ones(len(row), np.bool_)
@@ -252,21 +258,24 @@ def _grouped(
     return slots, activations
 
 
+def _nowhere(rows: int, k: int) -> tuple[Slots, Floats]:
+    return np.full((rows, k), -1, np.int64), np.zeros((rows, k), np.float32)
+
+
 def _spread_from(scope: Scope, seeds: _Seeds, settings: Spread, origins: Ids | None) -> Recall:
     """Let seeds activate their neighbours in the graphs; provisional concepts have no edges."""
     slots, activations = seeds.slots, seeds.activations
+    in_graph = np.where(scope.is_provisional(slots), -1, slots)
+    rows = _leading(scope, in_graph, settings)
+    if len(rows) == len(slots):
+        found = _widened(scope, slots, in_graph, activations, settings, origins)
+        return Recall(*found, slots, activations, seeds.followed)
     paths = np.full((*slots.shape, settings.hops), -1, np.int64)
-    in_graph = (slots >= 0) & ~scope.is_provisional(slots)
-    rows = _leading(scope, np.where(in_graph, slots, -1), settings)
     if len(rows):
+        own = None if origins is None else origins[rows]
         slots, activations = slots.copy(), activations.copy()
         slots[rows], activations[rows], paths[rows] = _widened(
-            scope,
-            slots[rows],
-            np.where(in_graph[rows], slots[rows], -1),
-            activations[rows],
-            settings,
-            None if origins is None else origins[rows],
+            scope, slots[rows], in_graph[rows], activations[rows], settings, own
         )
     return Recall(slots, activations, paths, seeds.slots, seeds.activations, seeds.followed)
 
@@ -309,13 +318,26 @@ def _widened(
     no_paths = np.full((*provisional.shape, settings.hops), -1, np.int64)
     paths = np.concatenate([result.paths, no_paths], axis=1)
     if origins is not None:
-        way = np.concatenate([slots[:, :, None], paths], axis=2)
-        own = scope.excluded(way, origins[:, None, None]).any(axis=2)
+        own = scope.excluded(slots, origins[:, None])
+        row, place, hop = np.nonzero(paths >= 0)
+        through = scope.excluded(paths[row, place, hop], origins[row])
+        own[row[through], place[through]] = True
         slots = np.where(own, -1, slots)
-    rank = np.where(slots >= 0, -heard, np.inf)
-    order = np.lexsort((scope.ids(slots), rank), axis=1)[:, :k]
+    order = _order(scope, slots, heard)[:, :k]
     slots = np.take_along_axis(slots, order, 1)
     here = slots >= 0
     heard = np.where(here, np.take_along_axis(heard, order, 1), np.float32(0))
     paths = np.take_along_axis(paths, order[:, :, None], 1)
     return slots, heard, np.where(here[:, :, None], paths, -1)
+
+
+def _order(scope: Scope, slots: Slots, heard: Floats) -> Slots:
+    """Return the places of each row, the most active first, of equals that of the lowest id."""
+    rank = np.where(slots >= 0, -heard, np.float32(np.inf))
+    order = np.argsort(rank, axis=1, kind="stable")
+    ranked = np.take_along_axis(rank, order, 1)
+    tied = (ranked[:, 1:] == ranked[:, :-1]) & (ranked[:, 1:] < np.inf)
+    rows = np.flatnonzero(tied.any(axis=1))
+    if len(rows):
+        order[rows] = np.lexsort((scope.ids(slots[rows]), rank[rows]), axis=1)
+    return order

@@ -37,14 +37,15 @@ _CHUNK_OF_ROWS = 16_384
 Stats: TypeAlias = Records | Mapping[str, NDArray[Any]]
 
 
-def ages(stats: Stats, epoch: int) -> Ids:
-    """Return the consolidation epochs since the last touch of each concept, uint64."""
-    past: Ids = np.uint64(epoch) - np.minimum(stats["epoch"], np.uint64(epoch))
+def ages(stats: Stats, epoch: int | Ids) -> Ids:
+    """Return the consolidation epochs from the last touch of each concept to ``epoch``, uint64."""
+    now = np.asarray(epoch, np.uint64)
+    past: Ids = now - np.minimum(stats["epoch"], now)
     return past
 
 
-def relevances(stats: Stats, epoch: int) -> Floats:
-    """Return the present relevance of each concept, float32 in [0, 1]."""
+def relevances(stats: Stats, epoch: int | Ids) -> Floats:
+    """Return the relevance of each concept at an epoch, of all or of each, float32 in [0, 1]."""
     return decayed(stats["relevance"], RELEVANCE_DECAY, ages(stats, epoch))
 
 

@@ -11,8 +11,9 @@ from aesg.graph.arrays import ids_of
 from aesg.graph.clock import Clock, microseconds
 from aesg.graph.consolidation import edge_ages
 from aesg.graph.edges import weakened
+from aesg.graph.out_edges import OutEdges
+from storage_backends.columns import Slots
 from storage_backends.types import (
-    EDGE,
     EVENT,
     STATS,
     Concepts,
@@ -44,10 +45,8 @@ class Draft:
         self._next_id = clock.next_id
         self._deleted: dict[int, None] = {}
         self._concepts: list[Concepts] = []
-        self._stats: dict[int, np.void] = {}
-        self._put: dict[int, None] = {}
+        self._stats: list[tuple[Ids, Records]] = []
         self._rows: dict[int, Records] = {}
-        self._loaded: dict[int, Records] = {}
         self._payloads: dict[int, bytes] = {}
         self._aliases: dict[int, int] = {}
         self._events: list[tuple[int, int, int, int, float]] = []
@@ -62,7 +61,7 @@ class Draft:
 
     def holds(self, ids: Ids) -> NDArray[np.bool_]:
         """Return which of some concepts there are after the changes so far."""
-        held = (self.view.slots(ids) >= 0) | np.isin(ids, ids_of(self._put))
+        held = (self.view.slots(ids) >= 0) | np.isin(ids, self._put_ids())
         lasting: NDArray[np.bool_] = held & ~np.isin(ids, ids_of(self._deleted))
         return lasting
 
@@ -71,50 +70,41 @@ class Draft:
 
         They may lead to concepts that were deleted; `Engine.commit` removes such edges.
         """
-        if concept_id not in self._rows and concept_id not in self._loaded:
-            self.load(np.array([concept_id], np.uint64))
-        known = self._rows.get(concept_id, self._loaded.get(concept_id))
-        return np.empty(0, EDGE) if known is None else known.copy()  # None: it was deleted
+        put = self._rows.get(concept_id)
+        return self.rows(np.array([concept_id], np.uint64)).edges if put is None else put.copy()
 
-    def load(self, ids: Ids) -> None:
-        """Have rows of concepts at hand; for many this is quicker than `row` for each alone."""
-        ids = np.setdiff1d(ids, ids_of(self._deleted))
-        self._loaded.update(dict.fromkeys(ids.tolist(), np.empty(0, EDGE)))
-        slots = self.view.slots(ids)
-        ids, slots = ids[slots >= 0], slots[slots >= 0]
+    def rows(self, ids: Ids) -> OutEdges:
+        """Return the out-edges of many concepts, as `row` does of one."""
+        if not self._rows.keys().isdisjoint(ids.tolist()):
+            return OutEdges.of([self.row(concept_id) for concept_id in ids.tolist()])
+        held = np.flatnonzero((self.view.slots(ids) >= 0) & ~np.isin(ids, ids_of(self._deleted)))
+        slots = self.view.slots(ids[held])
         owner, edges = self.view.out_edges(slots)
         ages = edge_ages(self.view, slots, self.clock.epoch)
-        ends = np.searchsorted(owner, np.arange(len(ids)), side="right")
-        rows = np.split(weakened(edges, ages[owner]), ends)
-        self._loaded.update(zip(ids.tolist(), rows, strict=False))
+        return OutEdges(len(ids), held[owner], weakened(edges, ages[owner]))
 
     def put_row(self, concept_id: int, row: Records) -> None:
         """Give a concept other out-edges, stated as of the present epoch."""
         self._rows[concept_id] = row
 
-    def stats(self, concept_id: int) -> np.void:
-        """Return the statistics of a concept that exists, one STATS record of the caller's own."""
-        if concept_id in self._stats:
-            return self._stats[concept_id].copy()
-        record: np.void = self.view.stats[self._slot(concept_id)].copy()
-        return record
+    def put_rows(self, ids: Ids, rows: OutEdges) -> None:
+        """Give many concepts other out-edges, as `put_row` does one."""
+        self._rows.update(zip(ids.tolist(), rows.split(), strict=True))
 
-    def put_stats(self, concept_id: int, record: np.void) -> None:
-        """Give a concept other statistics; ``edge_epoch`` follows from its row."""
-        self._stats[concept_id] = record.copy()
+    def put_stats(self, ids: Ids, records: Records) -> None:
+        """Give concepts other statistics; ``edge_epoch`` follows from their rows."""
+        self._stats.append((ids, records.copy()))
 
     def put_concepts(self, concepts: Concepts) -> None:
         """Put new concepts, or replace present ones whole; their payloads and edges stay."""
         self._concepts.append(concepts)
-        for concept_id, record in zip(concepts.ids.tolist(), concepts.stats.copy(), strict=True):
-            self._put[concept_id] = None
-            self._stats[concept_id] = record
+        self.put_stats(concepts.ids, concepts.stats)
 
     def delete(self, concept_id: int) -> None:
-        """Remove a concept, with whatever else the draft said of it."""
+        """Remove a concept, with whatever else the draft says of it."""
         self._deleted[concept_id] = None
-        for said in (self._put, self._stats, self._rows, self._loaded, self._payloads):
-            said.pop(concept_id, None)
+        self._rows.pop(concept_id, None)
+        self._payloads.pop(concept_id, None)
 
     def alias(self, gone: int, stands: int) -> None:
         """Let a concept stand for a deleted one from now on."""
@@ -130,9 +120,9 @@ class Draft:
 
     def batch(self) -> WriteBatch:
         """Return the changes as one transaction, for `Engine.commit`."""
-        ids, stats = self._final_stats()
-        put = np.isin(ids, ids_of(self._put))
         deleted = ids_of(self._deleted)
+        ids, stats = self._final_stats(deleted)
+        put = np.isin(ids, self._put_ids())
         return WriteBatch(
             deleted=deleted[self.view.slots(deleted) >= 0],
             concepts=self._final_concepts(ids[put], stats[put]),
@@ -144,16 +134,24 @@ class Draft:
             events=np.array(self._events, EVENT),
         )
 
-    def _final_stats(self) -> tuple[Ids, Records]:
+    def _put_ids(self) -> Ids:
+        return np.concatenate([np.empty(0, np.uint64), *(each.ids for each in self._concepts)])
+
+    def _final_stats(self, deleted: Ids) -> tuple[Ids, Records]:
         """Return the statistics that change; those of sources say as of when their rows are."""
-        sources, drafted = ids_of(self._rows), ids_of(self._stats)
-        others = sources[~np.isin(sources, drafted)]
-        ids = np.concatenate([drafted, others])
+        sources = ids_of(self._rows)
+        every = np.concatenate([np.empty(0, np.uint64), *(ids for ids, _ in self._stats)])
+        records = np.concatenate(
+            [np.empty(0, STATS), *(each for _, each in self._stats)], dtype=STATS
+        )
+        last = _last_of(every)
+        last = last[~np.isin(every[last], deleted)]
+        others = sources[~np.isin(sources, every)]
+        ids, slots = np.append(every[last], others), self.view.slots(others)
+        stats = np.concatenate([records[last], self.view.stats[slots]], dtype=STATS)
         slots = self.view.slots(ids)
-        held = self.view.stats[slots[len(drafted) :]]
-        stats = np.concatenate([np.array(list(self._stats.values()), STATS), held])
         known = slots >= 0
-        stats["edge_epoch"][known] = self.view.stats[slots[known]]["edge_epoch"]
+        stats["edge_epoch"][known] = self.view.stats.field("edge_epoch")[slots[known]]
         stats["edge_epoch"][np.isin(ids, sources)] = self.clock.epoch
         return ids, stats
 
@@ -162,8 +160,9 @@ class Draft:
         every = joined(self._concepts)
         if every is None or not len(ids):
             return None
-        last = {concept_id: row for row, concept_id in enumerate(every.ids.tolist())}
-        rows = np.array([last[each] for each in ids.tolist()], np.int64)
+        last = _last_of(every.ids)
+        order = np.argsort(every.ids[last])
+        rows = last[order[np.searchsorted(every.ids[last], ids, sorter=order)]]
         vectors = every.value_vectors
         return Concepts(
             ids=ids,
@@ -174,8 +173,13 @@ class Draft:
             stats=stats,
         )
 
-    def _slot(self, concept_id: int) -> int:
-        return int(self.view.slots(np.array([concept_id], np.uint64))[0])
+
+def _last_of(ids: Ids) -> Slots:
+    """Return the last row of each id, in the order in which the ids first occur."""
+    _, first = np.unique(ids, return_index=True)
+    _, behind = np.unique(ids[::-1], return_index=True)
+    last: Slots = (len(ids) - 1 - behind)[np.argsort(first)]
+    return last
 
 
 def joined(parts: Sequence[Concepts]) -> Concepts | None:

@@ -8,13 +8,15 @@ consolidation writes nothing for the edges that it only makes weaker.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aesg.graph.decay import Epochs, decayed, epochs_until, later
+from aesg.graph.out_edges import OutEdges
 from storage_backends.columns import Slots
 from storage_backends.types import EDGE, EdgeKind, Floats, Ids, Records
 
@@ -96,63 +98,108 @@ class Use(NamedTuple):
     first: float = FIRST_CONFIDENCE
 
 
-def strengthened(row: Records, uses: Sequence[Use], most: int) -> Records:
-    """Return an out-row after some of its edges were used.
-
-    Edges are created where they are missing. Beyond ``most`` edges the weakest yield, of equals the
-    one of the lowest target.
+class Uses(NamedTuple):
+    """Uses of edges of many concepts, as columns; see `Use`.
 
     Parameters
     ----------
-    row : (M,) EDGE
+    owner : (U,) int64
+        Place of each one's source among the concepts.
+    targets : (U,) uint64
+    kinds : (U,) uint32
+    times : (U,) int64
+    weights, firsts : (U,) float64
+    """
+
+    owner: Slots
+    targets: Ids
+    kinds: NDArray[np.uint32]
+    times: Slots
+    weights: NDArray[np.float64]
+    firsts: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, owner: Slots, uses: Sequence[Use]) -> Uses:
+        """Return uses, each of an edge of the concept that ``owner`` says, as columns."""
+        targets, kinds, times, weights, firsts = zip(*uses, strict=True) if uses else ((),) * 5
+        return cls(
+            owner,
+            np.array(targets, np.uint64),
+            np.array(kinds, np.uint32),
+            np.array(times, np.int64),
+            np.array(weights, np.float64),
+            np.array(firsts, np.float64),
+        )
+
+
+def strengthened(rows: OutEdges, uses: Uses, most: int) -> OutEdges:
+    """Return out-edges after some of them were used, one use after another.
+
+    Edges are created where they are missing. Of a concept with more than ``most`` the weakest
+    yield, of equals the one of the lowest target.
+
+    Parameters
+    ----------
+    rows : OutEdges
         As of the present epoch.
-    uses : sequence of Use
-        Several may be of one target.
+    uses : Uses
+        Several may be of one edge.
     most : int
         Edges that a concept may have.
     """
-    held = _places(row, [use.target for use in uses])
-    edges = {edge[0]: edge for edge in row[held].tolist()}
-    for use in uses:
-        if use.target in edges:
-            _, weight, confidence, count, kind = edges[use.target]
-            confidence, count = _surer(confidence, use.times), count + use.times
-        elif use.kind:
-            weight, confidence, count, kind = use.weight, use.first, use.times, 0
-            confidence = _surer(confidence, count - 1)
-        else:
-            continue
-        count = min(count, _MOST_USES)
-        edges[use.target] = use.target, weight, confidence, count, kind | int(use.kind)
-    used = np.array(list(edges.values()), EDGE)
-    after = np.concatenate([row, used[len(held) :]])
-    after[held] = used[: len(held)]
-    return strongest(after, most)
+    pair, first = _pairs(uses)
+    place = rows.places(uses.owner[first], uses.targets[first])
+    held = place >= 0
+    used, begun = np.zeros(len(first), EDGE), np.where(held, first, -1)
+    used["target"] = uses.targets[first]
+    used[held] = rows.edges[place[held]]
+    confidence, count = used["confidence"].astype(np.float64), used["use"].astype(np.int64)
+    for turn in _turns(pair):
+        which, times = pair[turn], uses.times[turn]
+        new = (begun[which] < 0) & (uses.kinds[turn] != 0)
+        begun[which[new]] = turn[new]
+        confidence[which[new]] = uses.firsts[turn[new]]
+        used["weight"][which[new]] = uses.weights[turn[new]]
+        known = begun[which] >= 0
+        turn, which, times, new = turn[known], which[known], times[known], new[known]
+        confidence[which] = _surer(confidence[which], times - new)
+        count[which] = np.minimum(count[which] + times, _MOST_USES)
+        used["kind"][which] |= uses.kinds[turn]
+    used["confidence"], used["use"] = confidence, count
+    edges = rows.edges.copy()
+    edges[place[held]] = used[held]
+    created = np.flatnonzero(~held & (begun >= 0))
+    created = created[np.argsort(begun[created])]
+    owner = uses.owner[first[created]]
+    return replace(rows, edges=edges).with_behind(owner, used[created]).strongest(most)
 
 
-def _places(row: Records, targets: Sequence[int]) -> Slots:
-    """Return the places of the edges of a row that lead to some targets."""
-    if not len(row):  # of most concepts that are new
-        return np.empty(0, np.int64)
-    return np.flatnonzero(np.isin(row["target"], np.array(targets, np.uint64)))
+def _pairs(uses: Uses) -> tuple[Slots, Slots]:
+    """Return the number of the edge that each use is of, and the first use of each edge."""
+    order = np.lexsort((uses.targets, uses.owner))
+    owner, targets = uses.owner[order], uses.targets[order]
+    fresh = np.ones(len(order), np.bool_)
+    fresh[1:] = (owner[1:] != owner[:-1]) | (targets[1:] != targets[:-1])
+    pair = np.empty(len(order), np.int64)
+    pair[order] = np.cumsum(fresh) - 1
+    return pair, order[fresh]
 
 
-def _surer(confidence: float, uses: int) -> float:
-    return 1 - (1 - confidence) * (1 - _GAIN) ** uses
+def _turns(pair: Slots) -> Iterator[Slots]:
+    """Yield the uses in an order that keeps those of one edge in theirs, one of each at a time."""
+    order = np.argsort(pair, kind="stable")
+    ordered = pair[order]
+    turn = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    for number in range(int(turn.max(initial=-1)) + 1):
+        yield order[turn == number]
 
 
-def strongest(row: Records, most: int) -> Records:
-    """Return the ``most`` strongest edges of a row, in their order; of equals the highest targets.
-
-    Parameters
-    ----------
-    row : (M,) EDGE
-    most : int
-    """
-    if len(row) <= most:
-        return row
-    weakest_first = np.lexsort((row["target"], row["weight"] * row["confidence"]))
-    return np.delete(row, weakest_first[: len(row) - most])
+def _surer(confidence: NDArray[np.float64], uses: Slots) -> NDArray[np.float64]:
+    # Python's power: numpy's may round otherwise where it works on several at once.
+    every, place = np.unique(uses, return_inverse=True)
+    left = np.array([(1 - _GAIN) ** each for each in every.tolist()])
+    surer: NDArray[np.float64] = 1 - (1 - confidence) * left[place]
+    return surer
 
 
 class Coactivation:

@@ -126,7 +126,8 @@ def _least_confidences(view: View, slots: Slots) -> tuple[Slots, Floats]:
 
     As stated, not as of now.
     """
-    owner, held = view.adjacency.expand(slots)
+    owner, positions = view.adjacency.positions(slots)
+    held = view.adjacency.rest[positions]
     fading = consolidation.can_fade(held)
     owner, held = owner[fading], held[fading]
     first = np.flatnonzero(np.diff(owner, prepend=-1))

@@ -7,24 +7,26 @@ alias.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aesg.graph.arrays import common_origin, reached_by
+from aesg.graph.arrays import reached_by
 from aesg.graph.clock import Clock
 from aesg.graph.consolidation import relevances
 from aesg.graph.draft import Draft
+from aesg.graph.out_edges import OutEdges
 from aesg.graph.retargeting import retargeted, united
-from storage_backends.columns import Slots
+from storage_backends.columns import Scalar, Slots
 from storage_backends.types import (
     Concepts,
     EdgeKind,
     EventType,
     Floats,
+    Records,
     ValueKind,
     WriteBatch,
 )
@@ -129,17 +131,17 @@ def merge(
     """
     draft = Draft(view, clock)
     merged = []
-    for every in _groups(pairs):
-        survivor = int(view.ids[every.left[0]])
-        group, payload = _agreeing(view, _sparse(view, every, density), payloads, survivor)
-        if not len(group):
+    for group in _groups(view, pairs, density):
+        survivor = int(view.ids[group.left[0]])
+        agreeing, payload = _agreeing(view, group, payloads, survivor)
+        if not len(agreeing):
             continue
-        merged.append(group)
-        draft.put_concepts(_joined(view, np.append(group.left[:1], group.right), draft.now))
+        merged.append(agreeing)
         if payload and not payloads.get(survivor):
             draft.payload(survivor, payload)
     if not merged:
         return None
+    draft.put_concepts(_joined(view, merged, draft.now))
     left, right = (np.concatenate([getattr(g, side) for g in merged]) for side in ("left", "right"))
     stands, gone = view.ids[left], view.ids[right]
     _move_edges(draft, left, right, most_edges)
@@ -241,10 +243,21 @@ def _grouped(pairs: Pairs) -> Slots:
     return np.array(kept, np.int64)
 
 
-def _groups(pairs: Pairs) -> Iterator[Pairs]:
-    """Return the pairs of each concept that stays."""
-    for left in np.unique(pairs.left):
-        yield pairs.of(pairs.left == left)
+def _groups(view: View, pairs: Pairs, density: int) -> Iterator[Pairs]:
+    """Yield the pairs of each concept that stays; together they have so many edges at most."""
+    if not len(pairs):
+        return
+    pairs = pairs.of(np.argsort(pairs.left, kind="stable"))
+    first = np.flatnonzero(np.diff(pairs.left, prepend=-1))
+    held = view.adjacency.counts(pairs.right)
+    together = view.adjacency.counts(pairs.left[first]) + np.add.reduceat(held, first)
+    ends = np.append(first[1:], len(pairs)).tolist()
+    for begin, end, most in zip(first.tolist(), ends, together.tolist(), strict=True):
+        group = pairs.of(np.arange(begin, end))
+        if most > density:
+            group = _sparse(view, group, density)
+        if len(group):
+            yield group
 
 
 def _agreeing(
@@ -273,45 +286,65 @@ def _sparse(view: View, group: Pairs, density: int) -> Pairs:
     return group.of(np.array(kept, np.int64))
 
 
-def _joined(view: View, slots: Slots, now: int) -> Concepts:
-    """Return the concept, one row, that the first of some becomes when it takes over the others."""
-    stats = view.stats[slots]
+def _joined(view: View, groups: Sequence[Pairs], now: int) -> Concepts:
+    """Return what the first of each group becomes when it takes over the others, a row each."""
+    first = np.array([group.left[0] for group in groups])
+    sizes = np.array([1 + len(group) for group in groups])
+    slots = np.concatenate([np.append(group.left[:1], group.right) for group in groups])
+    starts = np.cumsum(sizes) - sizes
+    stats, values = view.stats[slots], view.value_vectors
     shares = np.maximum(stats["frequency"], 1).astype(np.float64)
-    shares /= shares.sum()
-    key = shares @ view.keys[slots]  # of unit keys: a long one has no more say
-    key *= (shares @ view.norms[slots]) / np.linalg.norm(key)
-    valued = view.value_kinds[slots[0]] == ValueKind.VECTOR and view.value_vectors is not None
-    vector = (
-        shares @ view.value_vectors[slots] if valued and view.value_vectors is not None else None
-    )
-    after = stats[:1].copy()
-    after["created"] = stats["created"].min()
-    after["modified"] = now
-    after["origin"] = common_origin(stats["origin"])  # what several samples say is nobody's own
-    after["frequency"] = min(int(stats["frequency"].sum(dtype=np.uint64)), 2**32 - 1)
-    after["epoch"], after["tick"] = stats["epoch"].max(), stats["tick"].max()
-    after["relevance"] = relevances(stats, int(stats["epoch"].max())).max()
-    after["stability"] = stats["stability"].max()
-    first = slots[:1]
+    shares /= np.repeat(np.add.reduceat(shares, starts), sizes)
+    keys, norms = view.keys[slots], view.norms[slots]
+    vectors = None if values is None else values[slots]
+    is_valued = view.value_kinds[first] == ValueKind.VECTOR
+    after = np.zeros((len(groups), keys.shape[1]), np.float32)
+    means = None if vectors is None or not is_valued.any() else np.zeros_like(after)
+    for row, (start, size) in enumerate(zip(starts.tolist(), sizes.tolist(), strict=True)):
+        part = slice(start, start + size)
+        key = shares[part] @ keys[part]  # of unit keys: a long one has no more say
+        after[row] = key * ((shares[part] @ norms[part]) / np.linalg.norm(key))
+        if means is not None and vectors is not None and is_valued[row]:
+            means[row] = shares[part] @ vectors[part]
     return Concepts(
         ids=view.ids[first],
-        keys=key.astype(np.float32)[None],
+        keys=after,
         value_kinds=view.value_kinds[first],
         value_ids=view.value_ids[first],
-        value_vectors=None if vector is None else vector.astype(np.float32)[None],
-        stats=after,
+        value_vectors=means,
+        stats=_joined_stats(stats, starts, sizes, now),
     )
+
+
+def _joined_stats(stats: Records, starts: Slots, sizes: Slots, now: int) -> Records:
+    """Return the statistics of the first of each run of concepts, which takes over the others."""
+    after = stats[starts]
+
+    def greatest(column: NDArray[Scalar]) -> NDArray[Scalar]:
+        return np.maximum.reduceat(column, starts)
+
+    after["created"] = np.minimum.reduceat(stats["created"], starts)
+    after["modified"] = now
+    origins = stats["origin"]  # what several samples say is nobody's own
+    is_common = np.minimum.reduceat(origins, starts) == greatest(origins)
+    after["origin"] = np.where(is_common, after["origin"], np.uint64(0))
+    uses = np.add.reduceat(stats["frequency"].astype(np.uint64), starts)
+    after["frequency"] = np.minimum(uses, np.uint64(2**32 - 1))
+    after["epoch"], after["tick"] = greatest(stats["epoch"]), greatest(stats["tick"])
+    after["relevance"] = greatest(relevances(stats, np.repeat(after["epoch"], sizes)))
+    after["stability"] = greatest(stats["stability"])
+    return after
 
 
 def _move_edges(draft: Draft, left: Slots, right: Slots, most: int) -> None:
     """Let the edges from and to some concepts be edges from and to those that stand for them."""
     view = draft.view
-    stand_ins = dict(zip(view.ids[right].tolist(), view.ids[left].tolist(), strict=True))
-    taken: dict[int, list[int]] = {}
-    for absorbed, survivor in stand_ins.items():
-        taken.setdefault(survivor, []).append(absorbed)
-    sources = view.ids[view.adjacency.sources_of(right)].tolist()
-    for source in sorted({*sources, *taken} - set(stand_ins)):
-        row = np.concatenate([draft.row(each) for each in (source, *taken.get(source, ()))])
-        if len(row):
-            draft.put_row(source, united(retargeted(row, stand_ins), source, most))
+    gone, stands = view.ids[right], view.ids[left]
+    sources = np.union1d(view.ids[view.adjacency.sources_of(right)], stands)
+    sources = np.setdiff1d(sources, gone)
+    heirs = np.append(np.arange(len(sources)), np.searchsorted(sources, stands))
+    order = np.argsort(heirs, kind="stable")  # each source's own edges, then those it takes over
+    rows = draft.rows(np.append(sources, gone)[order])
+    rows = OutEdges(len(sources), heirs[order][rows.owner], retargeted(rows.edges, gone, stands))
+    having = rows.counts > 0
+    draft.put_rows(sources[having], united(rows.only(having), sources[having], most))

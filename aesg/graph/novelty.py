@@ -10,6 +10,7 @@ novel. A query that guests explain is not novel; to the guests themselves nothin
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +24,8 @@ from storage_backends.types import Floats, Ids, ValueKind
 
 #: Rows compared with one another at a time when novel queries of one batch are told apart.
 _BLOCK = 2048
+#: Of them, with values of their own, as many at a time; more where one value has more.
+_TOGETHER = 256
 
 
 @dataclass(frozen=True)
@@ -243,16 +246,42 @@ def _leaders(experience: Experience, rows: Slots, sameness: float) -> Slots:
     """Return for each novel query the first of the batch that is the same concept, by position."""
     leader = np.arange(len(rows))
     for begin in range(0, len(rows), _BLOCK):
-        block = rows[begin : begin + _BLOCK]
-        same = experience.keys[block] @ experience.keys[block].T >= sameness
-        same &= experience.value_ids[block, None] == experience.value_ids[None, block]
-        if experience.value_vectors is not None:
-            same &= _alike(experience.value_vectors[block], sameness)
-        np.fill_diagonal(same, True)  # a query is itself, whatever rounding says
-        leader[begin : begin + _BLOCK] = begin + np.argmax(same, axis=1)
+        for block in _of_shared_values(experience.value_ids[rows[begin : begin + _BLOCK]]):
+            places = begin + block
+            leader[places] = places[_first_same(experience, rows[places], sameness)]
     while not np.array_equal(leader, leader[leader]):
         leader = leader[leader]
     return leader
+
+
+def _of_shared_values(values: NDArray[np.int64]) -> Iterator[Slots]:
+    """Yield the places of values that occur more than once, some values at a time.
+
+    All places of a value come together, in ascending order.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    again = ordered[1:] == ordered[:-1]
+    shared = order[np.append(again, False) | np.append(False, again)]
+    ends = np.append(np.flatnonzero(np.diff(values[shared])) + 1, len(shared))
+    begin = 0
+    while begin < len(shared):
+        within = np.searchsorted(ends, begin + _TOGETHER, side="right")
+        beyond = np.searchsorted(ends, begin, side="right")
+        end = int(ends[max(within - 1, beyond)])
+        yield shared[begin:end]
+        begin = end
+
+
+def _first_same(experience: Experience, rows: Slots, sameness: float) -> Slots:
+    """Return for each of some queries the place of the first of them that is the same concept."""
+    same = experience.keys[rows] @ experience.keys[rows].T >= sameness
+    same &= experience.value_ids[rows, None] == experience.value_ids[None, rows]
+    if experience.value_vectors is not None:
+        same &= _alike(experience.value_vectors[rows], sameness)
+    np.fill_diagonal(same, True)  # a query is itself, whatever rounding says
+    first: Slots = same.argmax(axis=1)
+    return first
 
 
 def _alike(vectors: Floats, sameness: float) -> NDArray[np.bool_]:

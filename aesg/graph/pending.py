@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain, repeat
+from typing import TypeAlias
 
 import numpy as np
 
@@ -13,7 +16,8 @@ from aesg.graph.arrays import ids_of, reached_by
 from aesg.graph.association import CONFIDENCE, Associations
 from aesg.graph.clock import Clock, microseconds
 from aesg.graph.draft import Draft
-from aesg.graph.edges import FIRST_CONFIDENCE, Use, strengthened
+from aesg.graph.edges import FIRST_CONFIDENCE, Uses, strengthened
+from aesg.graph.out_edges import OutEdges
 from aesg.graph.shortterm import ShortTermMemory
 from storage_backends.columns import Slots
 from storage_backends.types import (
@@ -34,6 +38,9 @@ from storage_backends.view import View
 #: so small a turn can matter.
 _UNMOVED = 0.999
 
+#: An edge, by source and target, and the kind of a use of it.
+Link: TypeAlias = tuple[int, int, int]
+
 #: Kind of a use that gives an edge no kind: activation came along it and was right.
 TRAVELLED = EdgeKind(0)
 
@@ -48,7 +55,7 @@ class Pending:
         Provisional concepts that enter the graph, in order of birth.
     used : dict of id to int
         Uses of concepts of the graph.
-    links : dict of (source, target, kind) to int
+    links : counter of (source, target, kind)
         Uses of edges; both ends are in the graph or about to be born, else the use is dropped. Of
         kind `TRAVELLED` only an edge that exists is strengthened.
     refined : dict of id to (D,) float32
@@ -65,7 +72,7 @@ class Pending:
 
     born: dict[int, None] = field(default_factory=dict)
     used: dict[int, int] = field(default_factory=dict)
-    links: dict[tuple[int, int, EdgeKind], int] = field(default_factory=dict)
+    links: Counter[Link] = field(default_factory=Counter)
     refined: dict[int, Floats] = field(default_factory=dict)
     rekeyed: dict[int, Floats] = field(default_factory=dict)
     deleted: dict[int, None] = field(default_factory=dict)
@@ -122,9 +129,8 @@ class Pending:
 
     def link(self, pairs: Ids, kind: EdgeKind) -> None:
         """Count uses of directed edges, ``(L, 2)`` ids."""
-        for source, target in pairs.tolist():
-            place = (source, target, kind)
-            self.links[place] = self.links.get(place, 0) + 1
+        sources, targets = pairs.T.tolist()
+        self.links.update(zip(sources, targets, repeat(int(kind))))
 
     def travel(self, pairs: Ids) -> None:
         """Count that edges, ``(L, 2)`` ids, led to what was right."""
@@ -226,8 +232,7 @@ class Pending:
         living = ~np.isin(view.ids[slots], deleted)
         slots, counts = slots[living], counts[living]
         after = consolidation.touched(view.stats[slots], counts, clock.epoch, clock.tick, draft.now)
-        for concept_id, record in zip(view.ids[slots].tolist(), after, strict=True):
-            draft.put_stats(concept_id, record)
+        draft.put_stats(view.ids[slots], after)
 
     def _put_rows(
         self,
@@ -245,28 +250,20 @@ class Pending:
             Pairs of concepts that co-activation has joined, the lower id first, and the confidence
             of their edges.
         """
-        uses = dict(self.links)
+        used = dict(self.links)
         for source, target in _links_at_birth(shortterm, new):
-            uses.setdefault((source, target, EdgeKind.SUCCESSOR), 1)
+            used.setdefault((source, target, int(EdgeKind.SUCCESSOR)), 1)
         weights = dict(zip(_pairs(called_for.pairs), called_for.cosines.tolist(), strict=True))
         for source, target in weights:
-            uses.setdefault((source, target, EdgeKind.VALUE), 1)
-        exists = _lasting(draft, uses)
-        by_source: dict[int, list[Use]] = {}
-        for (source, target, kind), count in uses.items():
-            if source in exists and target in exists and source != target:
-                weight = weights.get((source, target), 1.0)
-                first = CONFIDENCE if (source, target) in weights else FIRST_CONFIDENCE
-                by_source.setdefault(source, []).append(Use(target, kind, count, weight, first))
-        draft.load(ids_of(by_source))
-        joined: list[tuple[int, int, float]] = []
-        for source, every in by_source.items():
-            before = draft.row(source)
-            after = strengthened(before, every, most)
-            if not np.array_equal(before, after):  # nothing but ways that are no edges
-                draft.put_row(source, after)
-            joined += _joined(source, every, before, after)
-        return joined
+            used.setdefault((source, target, int(EdgeKind.VALUE)), 1)
+        if not used:
+            return []
+        sources, uses = _lasting(draft, used, weights)
+        before = draft.rows(sources)
+        after = strengthened(before, uses, most)
+        changed = before.changed(after)  # the others have nothing but ways that are no edges
+        draft.put_rows(sources[changed], after.only(changed))
+        return _joined(sources, uses, before, after)
 
 
 def _with_abstract(view: View, slots: Slots, counts: Slots) -> tuple[Slots, Slots]:
@@ -289,25 +286,58 @@ def _with_abstract(view: View, slots: Slots, counts: Slots) -> tuple[Slots, Slot
     return every, total
 
 
+def _lasting(
+    draft: Draft, used: Mapping[Link, int], weights: Mapping[tuple[int, int], float]
+) -> tuple[Ids, Uses]:
+    """Return the uses of edges whose ends exist after the draft, and the concepts they are of.
+
+    Parameters
+    ----------
+    draft : Draft
+    used : mapping of (source, target, kind) to int
+    weights : mapping of (source, target) to float
+        Of the edges that a value calls for.
+
+    Returns
+    -------
+    sources : (M,) uint64
+        In the order in which they are first used.
+    uses : Uses
+    """
+    named = np.fromiter(chain.from_iterable(used), np.uint64, 3 * len(used)).reshape(-1, 3)
+    ends, place = np.unique(named[:, :2], return_inverse=True)
+    lasting = draft.holds(ends)[place.reshape(-1, 2)].all(axis=1)
+    rows = np.flatnonzero(lasting & (named[:, 0] != named[:, 1]))
+    named, times = named[rows], np.fromiter(used.values(), np.int64, len(used))[rows]
+    sources, first, owner = np.unique(named[:, 0], return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    weight, trust = np.ones(len(rows)), np.full(len(rows), FIRST_CONFIDENCE)
+    if weights:
+        for row, pair in enumerate(_pairs(named[:, :2])):
+            if pair in weights:
+                weight[row], trust[row] = weights[pair], CONFIDENCE
+    kinds = named[:, 2].astype(np.uint32)
+    return sources[order], Uses(rank[owner], named[:, 1], kinds, times, weight, trust)
+
+
 def _joined(
-    source: int, uses: Sequence[Use], before: Records, after: Records
-) -> Iterable[tuple[int, int, float]]:
-    """Yield the pairs, lower id first, that co-activation has joined, and their confidence.
+    sources: Ids, uses: Uses, before: OutEdges, after: OutEdges
+) -> list[tuple[int, int, float]]:
+    """Return the pairs, lower id first, that co-activation has joined, and their confidence.
 
     An edge that had to yield to stronger ones joins nothing.
     """
-    for use in uses:
-        if use.kind is EdgeKind.COACTIVATION and source < use.target:
-            for confidence in after["confidence"][after["target"] == use.target].tolist():
-                if use.target not in before["target"]:
-                    yield source, use.target, confidence
-
-
-def _lasting(draft: Draft, uses: Collection[tuple[int, int, EdgeKind]]) -> set[int]:
-    """Return the ends of edges that exist after the draft."""
-    ends = np.array([end for source, target, _ in uses for end in (source, target)], np.uint64)
-    ends = np.unique(ends)
-    return set(ends[draft.holds(ends)].tolist())
+    lower = sources[uses.owner]
+    rows = np.flatnonzero((uses.kinds == EdgeKind.COACTIVATION) & (lower < uses.targets))
+    rows = rows[np.argsort(uses.owner[rows], kind="stable")]
+    owner, targets = uses.owner[rows], uses.targets[rows]
+    place = after.places(owner, targets)
+    fresh = (place >= 0) & (before.places(owner, targets) < 0)
+    sure = after.edges["confidence"][place[fresh]].tolist()
+    pairs = zip(lower[rows][fresh].tolist(), targets[fresh].tolist(), strict=True)
+    return [(source, target, each) for (source, target), each in zip(pairs, sure, strict=True)]
 
 
 def _pairs(pairs: Ids) -> list[tuple[int, int]]:

@@ -6,22 +6,22 @@ another, the short-term window behind them. -1 stands for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aesg.graph.shortterm import ShortTermMemory
+from aesg.graph.places import Places
+from aesg.graph.shortterm import ENTRY, ShortTermMemory
+from storage_backends.adjacency import ROW
 from storage_backends.columns import Column, Slots
 from storage_backends.faiss_index import merge_by_cosine, nearest, padded
 from storage_backends.lazy import lazy
 from storage_backends.types import STATS, Floats, Ids, Records, ValueKind
 from storage_backends.view import View
-
-Scalar = TypeVar("Scalar", bound=np.generic)
 
 #: The least id of a concept of a guest: those that a memory gives itself are lower.
 PACK_ID = 1 << 63
@@ -33,6 +33,8 @@ _FAINT = np.float32(1e-3)
 #: remain, so many times as far again.
 _EXTRA = 16
 _FURTHER = 4
+
+_FLOAT = np.dtype(np.float32)
 
 #: Behind every slot.
 _NO_END = np.iinfo(np.int64).max
@@ -105,15 +107,17 @@ class Scope:
         guest: NDArray[np.bool_] = (slots >= self.view.size) & (slots < self.firsts[-1])
         return guest
 
+    def at(self, slots: Slots) -> Located:
+        """Return the concepts of some slots, to gather several columns of them."""
+        return Located(self, slots)
+
     def ids(self, slots: Slots) -> Ids:
         """Return concept ids; 0 for slot -1."""
-        window = self.shortterm.entries["id"]
-        guests = [_Numbered(guest.first_id) for guest in self.guests]
-        return self._gather([self.view.ids, *guests, window], slots, window)
+        return self.at(slots).ids
 
     def origins(self, slots: Slots) -> Ids:
         """Return origins; 0 for slot -1."""
-        return self._column(lambda view: view.stats.field("origin"), "origin", slots)
+        return self.at(slots).origins
 
     def ages(self, slots: Slots, tick: int) -> Ids:
         """Return the topology updates since concepts were written or last proved right.
@@ -124,54 +128,31 @@ class Scope:
         tick : int
             The present topology update. Guests do not age.
         """
-        ticks = self._column(lambda view: view.stats.field("tick"), "tick", slots)
-        now = np.uint64(tick)
-        ages = np.where(slots >= 0, now - np.minimum(ticks, now), np.uint64(0))
-        return np.where(self.is_guest(slots), ticks, ages) if self.guests else ages
+        return self.at(slots).ages(tick)
 
     def stats(self, slots: Slots) -> Records:
         """Return the statistics of concepts of the graph and of guests; else zeros."""
-        columns = [view.stats for view in self.views]
-        records: Records = self._gather(columns, slots, np.empty(0, STATS))
-        return records
+        return self.at(slots).stats
 
     def edge_kinds(self, slots: Slots) -> NDArray[np.uint32]:
         """Return the `EdgeKind` flags of the out-edges of concepts; 0 where there is none."""
-        columns = [view.adjacency.rows.field("kinds") for view in self.views]
-        kinds: NDArray[np.uint32] = self._gather(columns, slots, np.empty(0, np.uint32))
-        return kinds
+        return self.at(slots).edge_kinds
 
     def value_kinds(self, slots: Slots) -> NDArray[np.uint8]:
         """Return the `ValueKind` of each concept; KEY for slot -1."""
-        return self._column(lambda view: view.value_kinds, "value_kind", slots)
+        return self.at(slots).value_kinds
 
     def value_ids(self, slots: Slots) -> NDArray[np.int64]:
         """Return integer values; 0 where a concept has none."""
-        return self._column(lambda view: view.value_ids, "value_id", slots)
+        return self.at(slots).value_ids
 
     def keys(self, slots: Slots) -> Floats:
         """Return unit keys ``(..., D)``; zeros for slot -1."""
-        window = self.shortterm.keys
-        keys: Floats = self._gather([*(view.keys for view in self.views), window], slots, window)
-        return keys
+        return self.at(slots).keys
 
     def vectors(self, slots: Slots) -> Floats:
-        """Return what each concept stands for, ``(..., D)``.
-
-        Its vector value where it has one, else its key with the length it came with; zeros for
-        slot -1.
-        """
-        norms = self._column(lambda view: view.norms, "norm", slots)
-        vectors: Floats = self.keys(slots) * norms[..., None]
-        valued = (self.value_kinds(slots) == ValueKind.VECTOR) & (slots >= 0)
-        if valued.any():
-            none = np.empty((0, self.shortterm.vector_dim), np.float32)
-            provisional = self.shortterm.vectors
-            columns = [view.value_vectors or Column.of(none) for view in self.views]
-            vectors[valued] = self._gather(
-                [*columns, none if provisional is None else provisional], slots[valued], none
-            )
-        return vectors
+        """Return what each concept stands for, ``(..., D)``; see `Located.vectors`."""
+        return self.at(slots).vectors
 
     def find(self, ids: Ids) -> Slots:
         """Return the slot of each id, -1 where the concept is no longer there."""
@@ -226,23 +207,32 @@ class Scope:
         return own
 
     def _nearest(self, queries: Floats, k: int) -> tuple[Slots, Floats]:
-        rows, cosines = nearest(queries, self.shortterm.keys, k)
-        found = rows + self.firsts[-1], cosines
-        if self.view.node_count:
-            found = merge_by_cosine(self.view.index.search(queries, k), found, k)
+        found = self._nearest_own(queries, k)
         for guest, first, _ in self._placed():
             rows, cosines = guest.view.index.search(queries, k)
             found = merge_by_cosine(found, (np.where(rows >= 0, first + rows, -1), cosines), k)
         return found
+
+    def _nearest_own(self, queries: Floats, k: int) -> tuple[Slots, Floats]:
+        """Search graph and window."""
+        held = bool(self.view.node_count)
+        if held and not len(self.shortterm):
+            return self.view.index.search(queries, k)
+        rows, cosines = nearest(queries, self.shortterm.keys, k)
+        found = rows + self.firsts[-1], cosines
+        return merge_by_cosine(self.view.index.search(queries, k), found, k) if held else found
 
     def _nearest_others(
         self, queries: Floats, k: int, origins: Ids, reach: int
     ) -> tuple[Slots, Floats]:
         """Search among the ``reach`` nearest, and further where fewer than ``k`` are left."""
         slots, cosines = self._nearest(queries, reach)
-        slots = np.where(self.excluded(slots, origins[:, None]), -1, slots)
-        slots, cosines = padded(*_closed_up(slots, cosines), k)
-        slots, cosines = slots[:, :k], cosines[:, :k]
+        own = self.excluded(slots, origins[:, None])
+        met = np.flatnonzero(own.any(axis=1))
+        if len(met):
+            others = np.where(own[met], -1, slots[met])
+            slots[met], cosines[met] = _closed_up(others, cosines[met])
+        slots, cosines = padded(slots[:, :k], cosines[:, :k], k)
         short = np.flatnonzero(slots[:, -1] < 0)
         if len(short) and reach < self.count:
             slots[short], cosines[short] = self._nearest_others(
@@ -251,7 +241,7 @@ class Scope:
         return slots, cosines
 
     @lazy
-    def _bounds(self) -> tuple[tuple[int, int], ...]:
+    def bounds(self) -> tuple[tuple[int, int], ...]:
         """Where the slots of each view, and of the window, begin and end."""
         return tuple(pairwise((*self.firsts, _NO_END)))
 
@@ -260,28 +250,134 @@ class Scope:
         for guest, (first, end) in zip(self.guests, pairwise(self.firsts[1:]), strict=True):
             yield guest, first, end
 
-    def _column(
-        self, of: Callable[[View], Column[Scalar]], name: str, slots: Slots
-    ) -> NDArray[Scalar]:
-        window = self.shortterm.entries[name]
-        rows: NDArray[Scalar] = self._gather([*map(of, self.views), window], slots, window)
+
+class Located:
+    """The concepts of some slots of a scope, valid as long as the scope is.
+
+    Each column is gathered when it is first asked for, in the shape of the slots.
+
+    Parameters
+    ----------
+    scope : Scope
+    slots : (...,) int64
+        -1 stands for nothing.
+    """
+
+    def __init__(self, scope: Scope, slots: Slots) -> None:
+        self.slots = slots
+        self._scope = scope
+        self._places = Places(slots, scope.bounds)
+
+    @lazy
+    def ids(self) -> Ids:
+        """Concept ids; 0 for slot -1."""
+        return self._places.gather(self._ids_in, ENTRY["id"])
+
+    @lazy
+    def origins(self) -> Ids:
+        """Origins; 0 for slot -1."""
+        return self._statistic("origin")
+
+    @lazy
+    def edge_kinds(self) -> NDArray[np.uint32]:
+        """The `EdgeKind` flags of the out-edges of concepts; 0 where there is none."""
+        return self._in_views(lambda view: view.adjacency.rows.field("kinds"), ROW["kinds"])
+
+    @lazy
+    def stats(self) -> Records:
+        """The statistics of concepts of the graph and of guests; else zeros."""
+        return self._in_views(lambda view: view.stats, STATS)
+
+    @lazy
+    def value_kinds(self) -> NDArray[np.uint8]:
+        """The `ValueKind` of each concept; KEY for slot -1."""
+        return self._column(lambda view: view.value_kinds, "value_kind")
+
+    @lazy
+    def value_ids(self) -> NDArray[np.int64]:
+        """Integer values; 0 where a concept has none."""
+        return self._column(lambda view: view.value_ids, "value_id")
+
+    @lazy
+    def keys(self) -> Floats:
+        """Unit keys, ``(..., D)``; zeros for slot -1."""
+        return self._rows(lambda view: view.keys, self._scope.shortterm.keys)
+
+    @lazy
+    def vectors(self) -> Floats:
+        """What each concept stands for, ``(..., D)``.
+
+        Its vector value where it has one, else its key with the length it came with; zeros for
+        slot -1.
+        """
+        norms = self._column(lambda view: view.norms, "norm")
+        vectors: Floats = self.keys * norms[..., None]
+        valued = self.value_kinds == ValueKind.VECTOR
+        if valued.any():
+            vectors[valued] = Located(self._scope, self.slots[valued])._values
+        return vectors
+
+    @property
+    def _values(self) -> Floats:
+        """Vector values, where all have one."""
+        window = self._scope.shortterm.vectors
+        none = np.empty((0, self._scope.shortterm.vector_dim), np.float32)
+        return self._rows(
+            lambda view: none if view.value_vectors is None else view.value_vectors,
+            none if window is None else window,
+        )
+
+    def ages(self, tick: int) -> Ids:
+        """Return the topology updates since concepts were written or last proved right.
+
+        Parameters
+        ----------
+        tick : int
+            The present topology update. Guests do not age.
+        """
+        ticks, now = self._statistic("tick"), np.uint64(tick)
+        ages = np.where(self.slots >= 0, now - np.minimum(ticks, now), np.uint64(0))
+        return (
+            np.where(self._scope.is_guest(self.slots), ticks, ages) if self._scope.guests else ages
+        )
+
+    def _statistic(self, name: str) -> Ids:
+        return self._column(lambda view: view.stats.field(name), name)
+
+    def _column(self, of: Callable[[View], Column[Any]], name: str) -> NDArray[Any]:
+        views, window = self._scope.views, self._scope.shortterm.entries
+
+        def column_of(table: int) -> Any:
+            return of(views[table]) if table < len(views) else window[name]
+
+        return self._places.gather(column_of, ENTRY[name])
+
+    def _in_views(self, of: Callable[[View], Column[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Gather what provisional concepts do not have."""
+        views = self._scope.views
+
+        def column_of(table: int) -> Any:
+            return of(views[table]) if table < len(views) else _Zeros(dtype)
+
+        return self._places.gather(column_of, dtype)
+
+    def _rows(self, of: Callable[[View], Column[np.float32] | Floats], window: Floats) -> Floats:
+        views = self._scope.views
+
+        def column_of(table: int) -> Any:
+            return of(views[table]) if table < len(views) else window
+
+        dim = self._scope.shortterm.vector_dim
+        rows: Floats = self._places.gather(column_of, _FLOAT, (dim,))
         return rows
 
-    def _gather(self, columns: Iterable[Any], slots: Slots, like: NDArray[Any]) -> NDArray[Any]:
-        """Return the rows of slots from the columns of the views, and of the window if given.
-
-        They have type and shape of the rows of ``like``; zeros where no column has the slot.
-        """
-        flat = slots.ravel()
-        out = np.zeros((flat.size, *like.shape[1:]), like.dtype)
-        for column, (first, end) in zip(columns, self._bounds, strict=False):
-            chosen = np.flatnonzero((flat >= first) & (flat < end))
-            if len(chosen) == flat.size:
-                out = column[flat - first]
-                break
-            if len(chosen):
-                out[chosen] = column[flat[chosen] - first]
-        return out.reshape(*slots.shape, *like.shape[1:])
+    def _ids_in(self, table: int) -> Any:
+        guests = self._scope.guests
+        if not table:
+            return self._scope.view.ids
+        if table > len(guests):
+            return self._scope.shortterm.entries["id"]
+        return _Numbered(guests[table - 1].first_id)
 
 
 @dataclass(frozen=True)
@@ -292,6 +388,16 @@ class _Numbered:
 
     def __getitem__(self, slots: Slots) -> Ids:
         return np.uint64(self.first) + slots.astype(np.uint64)
+
+
+@dataclass(frozen=True)
+class _Zeros:
+    """A column that says nothing of any slot."""
+
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, slots: Slots) -> NDArray[Any]:
+        return np.zeros(slots.shape, self.dtype)
 
 
 def _closed_up(slots: Slots, cosines: Floats) -> tuple[Slots, Floats]:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from storage_backends.adjacency import Slots
+from aesg.graph.arrays import renamed
+from storage_backends.columns import Scalar, Slots
 from storage_backends.types import Floats, Ids, ValueKind
 
 _log = logging.getLogger("aesg.memory")
@@ -163,11 +164,11 @@ class ShortTermMemory:
         self.entries["next"][before[before >= 0]] = pairs[before >= 0, 1]
         self.entries["previous"][after[after >= 0]] = pairs[after >= 0, 0]
 
-    def rename(self, gone: int, stands: int) -> None:
-        """Let links to a concept lead to the one that stands for it now."""
+    def rename(self, gone: Ids, stands: Ids) -> None:
+        """Let links to concepts lead to those that stand for them now, ``(M,)`` ids each."""
         for name in ("previous", "next"):
             ends = self.entries[name]
-            ends[ends == gone] = stands
+            ends[:] = renamed(ends, gone, stands)
 
     def remove(self, ids: Ids) -> None:
         """Take concepts out of the window; ids that it does not hold are ignored."""
@@ -224,15 +225,18 @@ class ShortTermMemory:
 
     def _moved(self, rows: Slots) -> _Window:
         """Return a window of its own arrays that holds some rows of the present one."""
-        held = len(rows)
-        old = self._window
-        entries, keys = np.zeros_like(old.entries), np.zeros_like(old.keys)
-        entries[:held], keys[:held] = self.entries[rows], self.keys[rows]
-        vectors = None
-        if self.vectors is not None:
-            vectors = np.zeros_like(keys)
-            vectors[:held] = self.vectors[rows]
-        return _Window(entries, keys, vectors, 0, held)
+        old, from_start = self._window, rows + self._window.begin
+        entries, keys = _taken(old.entries, from_start), _taken(old.keys, from_start)
+        vectors = None if old.vectors is None else _taken(old.vectors, from_start)
+        return _Window(entries, keys, vectors, 0, len(rows))
+
+
+def _taken(array: NDArray[Scalar], rows: Slots) -> NDArray[Scalar]:
+    """Return an array as long whose first rows are some of the given one's."""
+    taken = np.zeros(array.shape, array.dtype)  # of which the rest takes no memory until it is used
+    # Without bounds to check there is no copy of a copy; rows are never out of bounds.
+    np.take(array, rows, axis=0, out=taken[: len(rows)], mode="clip")
+    return taken
 
 
 def _problem_of(entries: NDArray[np.void], has_vectors: bool, next_id: int) -> str:

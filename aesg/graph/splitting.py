@@ -217,10 +217,11 @@ def _divide_sources(splits: _Splits, slot: int, concept_id: int, new: int, centr
     sources = [each for each in splits.sources_of(slot, concept_id) if each != new]
     keys = splits.unit_keys(np.array(sources, np.uint64))
     with_new = keys @ centres[1] > keys @ centres[0]
+    own, twin = np.array([concept_id], np.uint64), np.array([new], np.uint64)
     for source, moves in zip(sources, with_new.tolist(), strict=True):
         row = draft.row(source) if moves else np.empty(0, EDGE)
         if (row["target"] == concept_id).any():
-            draft.put_row(source, retargeted(row, {concept_id: new}))
+            draft.put_row(source, retargeted(row, own, twin))
 
 
 def _twin(draft: Draft, slot: int, new: int, key: Floats, share: float) -> Concepts:

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from aesg.context import RetrievedContext
 from aesg.errors import AESGConfigError, AESGTrainingError
-from aesg.learning import UNKNOWN
 from aesg.memory import AESGMemory
 from aesg.memory_inputs import is_integer
 from aesg.models._encoder import Encoder
@@ -18,10 +17,11 @@ from aesg.models._image_model import ImageModel
 from aesg.models.base import check_positive
 from aesg.models.image import Keys, check_keys
 from aesg.nn.classes import ClassMixture, HiddenClasses, heard_of
-from aesg.nn.mixture import log_probabilities
+from aesg.nn.likelihood import log_probabilities
 from aesg.nn.origins import origins_of
 from aesg.nn.pixels import PixelQuery
 from aesg.nn.query import MemoryQuery, QueryPolicy, check_query_every
+from aesg.outcomes import UNKNOWN
 
 _TOP_K = 32
 #: Initial scale of cosines in the attention over examples of classes, which lie closer together

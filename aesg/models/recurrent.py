@@ -6,13 +6,13 @@ import math
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from aesg.memory import AESGMemory
 from aesg.memory_reading import DEFAULT_TOP_K
 from aesg.models._text_model import TextModel, next_tokens
 from aesg.models.base import check_positive
-from aesg.nn.mixture import MemoryMixture, log_probabilities
+from aesg.nn.likelihood import LastLayer
+from aesg.nn.mixture import MemoryMixture
 from aesg.nn.origins import origins_of
 from aesg.nn.query import check_query_every
 from aesg.nn.recurrent import MemoryGRUCell, MemoryLSTMCell, Unrolled
@@ -48,6 +48,8 @@ class RecurrentModel(TextModel):
 
     layers: ClassVar[type[nn.GRU] | type[nn.LSTM]] = nn.GRU
     top: ClassVar[type[MemoryGRUCell] | type[MemoryLSTMCell]] = MemoryGRUCell
+    mixture: MemoryMixture
+    query_every: int
 
     def __init__(
         self,
@@ -98,37 +100,36 @@ class RecurrentModel(TextModel):
         )
         return embedded
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(self.norm(self.dropout(hidden)), self.embedding.weight)
+    def _last_layer(self, hidden: Tensor) -> LastLayer:
+        return super()._last_layer(self.dropout(hidden))
 
-    def _spoken(self, unrolled: Unrolled[Any], came: Tensor) -> Tensor:
-        """Return log-probabilities ``(B, T, V)`` of what may come at each step; learn what came."""
-        logits = self._logits(unrolled.hidden)
+    def _said(self, unrolled: Unrolled[Any], came: Tensor, of: Tensor | None) -> Tensor:
+        """Return log-probabilities ``(B, T, V)`` of what may come at each step, or ``(B, T)``.
+
+        Those of some tokens ``of`` where they are given. The memory learns what came.
+        """
         if unrolled.context is None:
-            return log_probabilities(logits)
-        self._keep_own(lambda: log_probabilities(logits))
-        asked = slice(None, None, self.query_every)
-        mixed: Tensor = self.mixture(logits[:, asked], unrolled.hidden[:, asked], unrolled.context)
-        self.memory.defer(unrolled.context, came[:, asked], mixed)
-        if self.query_every == 1:
-            return mixed
-        return log_probabilities(logits).slice_scatter(mixed, 1, step=self.query_every)
+            return self._alone(unrolled.hidden, of)
+        return self._spoken(unrolled.hidden, unrolled.context, came[:, :: self.query_every], of)
 
 
 class _RecurrentText(RecurrentModel):
     """What the two language models share."""
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, *, of: Tensor | None = None) -> Tensor:
         """Return the log-probabilities of the next token, which serve as logits.
 
         Parameters
         ----------
         tokens : (B, T) integer tensor
             In ``0 .. vocab_size - 1``.
+        of : (B, T) integer tensor, optional
+            The tokens whose log-probabilities are wanted, -100 where none is.
 
         Returns
         -------
         (B, T, V) tensor
+            Or ``(B, T)``, those of the tokens ``of``, 0 where there is none.
 
         Raises
         ------
@@ -136,8 +137,8 @@ class _RecurrentText(RecurrentModel):
             If the tokens are of another type or shape, or out of range.
         """
         tokens = self._checked(tokens)
-        came = next_tokens(tokens)
-        return self._spoken(self._unrolled(tokens, came, self.uses_memory()), came)
+        of, came = self._wanted(of, tokens), next_tokens(tokens)
+        return self._said(self._unrolled(tokens, came, self.uses_memory()), came, of)
 
     def queries(self, tokens: Tensor) -> Tensor:
         """Return the query that each position puts to the memory.

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from aesg.context import RetrievedContext, Trace
 from aesg.errors import AESGTrainingError
-from aesg.learning import UNKNOWN
 from aesg.memory import AESGMemory
 from aesg.models._beams import Generated, beam_search
 from aesg.models._sampling import check_eos
 from aesg.models.base import check_positive
 from aesg.models.recurrent import RecurrentModel
-from aesg.nn.mixture import log_probabilities
+from aesg.nn.likelihood import log_probabilities
 from aesg.nn.origins import origins_of
 from aesg.nn.recurrent import Before, MemoryGRUCell
+from aesg.outcomes import UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ class AESGSeq2Seq(RecurrentModel):
         self.encoder = nn.GRU(width, width, self.num_layers, batch_first=True)
         self.start = nn.Parameter(torch.zeros(width))
 
-    def forward(self, src: Tensor, targets: Tensor | None = None) -> Tensor:
+    def forward(
+        self, src: Tensor, targets: Tensor | None = None, *, of: Tensor | None = None
+    ) -> Tensor:
         """Return the log-probabilities of the output's tokens, which serve as logits.
 
         Parameters
@@ -94,10 +96,13 @@ class AESGSeq2Seq(RecurrentModel):
             The output (teacher forcing): step ``t`` knows the targets before ``t``, and the memory
             learns from all of them. -100 where there is none. Without targets each step takes the
             most probable token of the step before, ``T`` is ``S``, and nothing is learned.
+        of : (B, T) integer tensor, optional
+            The tokens whose log-probabilities are wanted, -100 where none is; with targets only.
 
         Returns
         -------
         (B, T, V) tensor
+            Or ``(B, T)``, those of the tokens ``of``, 0 where there is none.
 
         Raises
         ------
@@ -108,6 +113,7 @@ class AESGSeq2Seq(RecurrentModel):
         if targets is None:
             return self._greedy(src)
         targets = self._checked_targets(targets, src)
+        of = self._wanted(of, targets)
         begun = self._begun(src, self.uses_memory())
         inputs = self._shifted(targets)
         if self.lower is not None:
@@ -120,7 +126,7 @@ class AESGSeq2Seq(RecurrentModel):
             every=self.query_every,
             ask=begun.ask,
         )
-        return self._spoken(unrolled, targets)
+        return self._said(unrolled, targets, of)
 
     @torch.no_grad()
     def generate(

@@ -17,7 +17,6 @@ from aesg.models._sampling import Sampling, check_eos
 from aesg.models._text_model import TextModel, next_tokens
 from aesg.models.base import check_positive
 from aesg.nn import MemoryAttention, MemoryMixture
-from aesg.nn.mixture import log_probabilities
 from aesg.nn.origins import origins_of
 from aesg.nn.query import check_query_every
 
@@ -74,6 +73,8 @@ class AESGDecoderLM(TextModel):
     """
 
     asks_first: bool = True
+    mixture: MemoryMixture
+    query_every: int
 
     def __init__(
         self,
@@ -104,17 +105,20 @@ class AESGDecoderLM(TextModel):
         """Return query, injection and gate."""
         return (self.memory_attention, self.mixture)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, *, of: Tensor | None = None) -> Tensor:
         """Return the log-probabilities of the next token, which serve as logits.
 
         Parameters
         ----------
         tokens : (B, T) integer tensor
             In ``0 .. vocab_size - 1``.
+        of : (B, T) integer tensor, optional
+            The tokens whose log-probabilities are wanted, -100 where none is.
 
         Returns
         -------
         (B, T, V) tensor
+            Or ``(B, T)``, those of the tokens ``of``, 0 where there is none.
 
         Raises
         ------
@@ -122,10 +126,11 @@ class AESGDecoderLM(TextModel):
             If the tokens are of another type or shape, or out of range.
         """
         tokens = self._checked(tokens)
+        of = self._wanted(of, tokens)
         hidden = self._encoded(tokens)
         query = self.memory_attention.query(hidden)
         if not self.uses_memory():
-            return self._alone(hidden)
+            return self._alone(self._last.transform(hidden), of)
         outcomes = self._known(tokens)
         context = self.memory.recall(
             query,
@@ -134,9 +139,7 @@ class AESGDecoderLM(TextModel):
             origins=origins_of(tokens),
             vectors=False,
         )
-        log_probs, asked = self._together(hidden, context)
-        self.memory.defer(context, outcomes, asked)
-        return log_probs
+        return self._spoken(self._read(hidden, context), context, outcomes, of)
 
     @torch.no_grad()
     def generate(
@@ -244,18 +247,11 @@ class AESGDecoderLM(TextModel):
     def _asked(self, tokens: Tensor) -> Tensor:
         return self.memory_attention.query.at_places(tokens)
 
-    def _alone(self, hidden: Tensor) -> Tensor:
-        """Return what the network says without the memory, ``(B, T, V)``."""
-        return log_probabilities(self._logits(self._last.transform(hidden)))
-
-    def _together(self, hidden: Tensor, context: RetrievedContext) -> tuple[Tensor, Tensor]:
-        """Return what network and memory say, ``(B, T, V)``, and of it the places that asked."""
+    def _read(self, hidden: Tensor, context: RetrievedContext) -> Tensor:
+        """Return the last hidden states ``(B, T, H)``, of positions that read what they asked."""
         asking = self.memory_attention.query
         read = self.memory_attention(asking.at_places(hidden), context, self.embedding.weight)
-        hidden = self._last.transform(asking.put(hidden, read))
-        logits = self._logits(hidden)
-        self._keep_own(lambda: log_probabilities(logits))
-        return self.mixture.where_asked(asking, logits, hidden, context)
+        return self._last.transform(asking.put(hidden, read))
 
     def _continued(self, prompt: Tensor, count: int, draw: Sampling, eos: int | None) -> Tensor:
         """Return the prompt and at most ``count`` tokens more."""
@@ -278,7 +274,7 @@ class AESGDecoderLM(TextModel):
         place = seen.length
         hidden = self._encoded(tokens[:, place:], seen)
         if not self.memory_enabled or place % self.query_every:
-            return self._alone(hidden[:, -1:])[:, 0]
+            return self._alone(self._last.transform(hidden[:, -1:]))[:, 0]
         before = seen.context
         seen.context = self.memory.recall(
             self.memory_attention.query(hidden),
@@ -287,11 +283,9 @@ class AESGDecoderLM(TextModel):
             top_k=self.memory_attention.top_k,
             vectors=False,
         )
-        return self._together(hidden, seen.context)[0][:, -1]
+        read = self._read(hidden, seen.context)
+        return self._together(read, seen.context)[0][:, -1]
 
     @property
     def _last(self) -> Block:
         return cast(Block, self.blocks[-1])
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(self.norm(hidden), self.embedding.weight)

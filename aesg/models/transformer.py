@@ -16,7 +16,8 @@ from aesg.models._block import DROPOUT, EMBEDDING_STD, Block, check_heads, posit
 from aesg.models._text_model import TextModel, next_tokens
 from aesg.models.base import check_positive
 from aesg.nn.cross_attention import MemoryCrossAttention
-from aesg.nn.mixture import MemoryMixture, log_probabilities
+from aesg.nn.likelihood import LastLayer
+from aesg.nn.mixture import MemoryMixture
 from aesg.nn.origins import origins_of
 from aesg.nn.query import MemoryQuery, QueryPolicy, check_query_every
 
@@ -62,6 +63,7 @@ class AESGTransformer(TextModel):
     """
 
     codes: Tensor
+    query_every: QueryPolicy
 
     def __init__(
         self,
@@ -81,6 +83,7 @@ class AESGTransformer(TextModel):
         check_query_every(query_every, causal=causal)
         super().__init__(vocab_size, memory, memory_dropout=memory_dropout)
         self.causal = causal
+        self.query_every = query_every
         self.asks_first = num_layers == 1  # further layers ask behind what the first has read
         self.per_sample = query_every == "sample"
         self.embedding = nn.Embedding(vocab_size, hidden_size)
@@ -111,17 +114,20 @@ class AESGTransformer(TextModel):
         spoken = self.cross_attentions
         return (spoken,) if self.mixture is None else (spoken, self.mixture)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, *, of: Tensor | None = None) -> Tensor:
         """Return log-probabilities of each position's target, which serve as logits.
 
         Parameters
         ----------
         tokens : (B, T) integer tensor
             In ``0 .. vocab_size - 1``.
+        of : (B, T) integer tensor, optional
+            The tokens whose log-probabilities are wanted, -100 where none is.
 
         Returns
         -------
         (B, T, V) tensor
+            Or ``(B, T)``, those of the tokens ``of``, 0 where there is none.
 
         Raises
         ------
@@ -129,18 +135,14 @@ class AESGTransformer(TextModel):
             If the tokens are of another type or shape, or out of range.
         """
         tokens = self._checked(tokens)
+        of = self._wanted(of, tokens)
         known = self._known(tokens)
         hidden, _, context = self._encoded(tokens, known, self.uses_memory())
-        logits = self.output(self.norm(hidden))
-        if context is None:
-            return log_probabilities(logits)
-        if self.mixture is None:
+        if context is not None and not self.per_sample:
+            return self._spoken(hidden, context, known, of)
+        if context is not None:
             self.memory.defer(context, expected=context.aggregate())
-            return log_probabilities(logits)
-        self._keep_own(lambda: log_probabilities(logits))
-        log_probs, asked = self.mixture.where_asked(self._asking, logits, hidden, context)
-        self.memory.defer(context, known, asked)
-        return log_probs
+        return self._alone(hidden, of)
 
     def queries(self, tokens: Tensor) -> Tensor:
         """Return what the last layer asks, behind all that the layers before it have read.
@@ -208,6 +210,15 @@ class AESGTransformer(TextModel):
         if not self.causal:
             return None
         return self._asking.at_places(next_tokens(tokens))
+
+    def _last_modules(self) -> tuple[nn.Module, ...]:
+        return (self.output, *super()._last_modules())
+
+    def _last_layer(self, hidden: Tensor) -> LastLayer:
+        return LastLayer(self.norm(hidden), self.output.weight)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return cast(Tensor, self.output(self.norm(hidden)))
 
     @property
     def _layers(self) -> Iterator[tuple[Block, MemoryCrossAttention]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from aesg.context import RetrievedContext
+from aesg.context import RetrievedContext, weighted_sum
 from aesg.nn._gate import FIRST_BIAS, share_of
 from storage_backends.types import ValueKind
 
@@ -64,14 +64,13 @@ class MemoryBlend(nn.Module):
             return own, share  # still differentiable where the rest is frozen
         weights, shares = _attention(context)
         heard = weights.sum(-1, keepdim=True)
-        recalled = (shares * context.vectors).sum(-2)
-        recalled = torch.where(heard > 0, recalled, own)
-        spread = (shares * (context.vectors - recalled.unsqueeze(-2)).square()).sum((-2, -1))
+        recalled = torch.where(heard > 0, weighted_sum(shares, context.vectors), own)
+        spread = (shares * _apart(context.vectors, recalled)).sum(-1)
         return recalled, heard * self._gate(
             hidden,
             _closeness(context.best_cosine),
             heard[..., 0],
-            shares.amax((-2, -1)),
+            shares.amax(-1),
             (weights * context.ages.log1p()).sum(-1),
             _log_length(spread),
             _log_length((recalled - own).square().sum(-1)),
@@ -89,18 +88,26 @@ def recalled_vectors(context: RetrievedContext) -> Tensor:
     Zeros where no concept with a vector value was retrieved.
     """
     _, shares = _attention(context)
-    return (shares * context.vectors).sum(-2)
+    return weighted_sum(shares, context.vectors)
 
 
 def _attention(context: RetrievedContext) -> tuple[Tensor, Tensor]:
     """Return the attention ``(..., K)`` that vector values have, and their shares of it.
 
-    The shares ``(..., K, 1)`` add up to one, or to zero where there is no vector value.
+    The shares ``(..., K)`` add up to one, or to zero where there is no vector value.
     """
     vector = context.value_kinds == int(ValueKind.VECTOR)
     weights = context.weights.masked_fill(~(vector & context.mask), 0.0)
-    shares = weights / weights.sum(-1, keepdim=True).clamp_min(_TINY)
-    return weights, shares.unsqueeze(-1)
+    return weights, weights / weights.sum(-1, keepdim=True).clamp_min(_TINY)
+
+
+@torch.no_grad()
+def _apart(vectors: Tensor, mean: Tensor) -> Tensor:
+    """Return the squared distances ``(..., K)`` of vectors ``(..., K, D)`` from their mean.
+
+    The mean is where they are least in all, so that no gradient by it is left out of their sum.
+    """
+    return (vectors - mean.unsqueeze(-2)).square_().sum(-1)
 
 
 def _closeness(cosine: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from aesg.context import RetrievedContext
 from aesg.nn._gate import FIRST_BIAS, share_of
-from aesg.nn.mixture import log_probabilities
+from aesg.nn.likelihood import log_probabilities
 
 _FEATURES = 8
 _GATE_WIDTH = 16

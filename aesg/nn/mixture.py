@@ -7,12 +7,16 @@ from torch import Tensor, nn
 
 from aesg.context import RetrievedContext
 from aesg.nn._gate import FIRST_BIAS, share_of
-from aesg.nn.query import MemoryQuery
+from aesg.nn.likelihood import LastLayer, log_probabilities
+from aesg.outcomes import UNKNOWN
 
 _FEATURES = 6
 
 #: Log-probability that stands for none at all: minus infinity times a closed gate is not a number.
 _NEVER = -1e3
+
+#: The least share of the memory that has a logarithm here.
+_FAINT = 1e-20
 
 
 class MemoryMixture(nn.Module):
@@ -53,31 +57,30 @@ class MemoryMixture(nn.Module):
             retrieved, but for a finite number in place of minus infinity.
         """
         log_model = log_probabilities(logits)
-        ids = context.value_ids
-        if not ids.shape[-1]:
-            return log_model + 0 * self.gate.bias  # still differentiable where the rest is frozen
+        if not context.value_ids.shape[-1]:
+            return log_model + self._nothing()
         log_model = log_model.masked_fill(log_model.isneginf(), _NEVER)
-        expressible = (ids >= 0) & (ids < logits.shape[-1])
-        weights = context.weights.masked_fill(~expressible, 0.0).to(log_model.dtype)
-        ids = ids.masked_fill(~expressible, 0)
+        ids, weights = _expressible(context, logits.shape[-1], log_model.dtype)
         shares, first = _summed_by_value(ids, weights)
         at_values = log_model.gather(-1, ids)  # (..., K)
-        gate = self._gate(log_model, at_values, hidden, context, shares)  # (..., 1)
-        left = 1 - gate * weights.sum(-1, keepdim=True)
-        heard = (gate * shares).clamp_min(1e-20).log()
-        gain = torch.logaddexp(at_values + left.log(), heard) - at_values - left.log()
+        peak, place = shares.max(-1, keepdim=True)
+        sure = log_model.detach().amax(-1, keepdim=True)
+        gate = self._gate(hidden, context, peak, sure, at_values.gather(-1, place))  # (..., 1)
+        left = (1 - gate * weights.sum(-1, keepdim=True)).log()
+        heard = (gate * shares).clamp_min(_FAINT).log()
+        gain = torch.logaddexp(at_values + left, heard) - at_values - left
         gain = gain.masked_fill(~first | (shares <= 0), 0.0)
-        return (log_model + left.log()).scatter_add(-1, ids, gain)
+        return (log_model + left).scatter_add_(-1, ids, gain)
 
     def where_asked(
-        self, query: MemoryQuery, logits: Tensor, hidden: Tensor, context: RetrievedContext
+        self, every: int, logits: Tensor, hidden: Tensor, context: RetrievedContext
     ) -> tuple[Tensor, Tensor]:
         """Mix where positions asked, and let the model speak alone elsewhere.
 
         Parameters
         ----------
-        query : MemoryQuery
-            That asked for the positions ``T'`` among ``T``.
+        every : int
+            Positions from one that asks to the next: ``T'`` of ``T`` do.
         logits : (B, T, V) tensor
         hidden : (B, T, H) tensor
         context : RetrievedContext
@@ -88,21 +91,76 @@ class MemoryMixture(nn.Module):
         (B, T, V) tensor, (B, T', V) tensor
             Log-probabilities of all positions, and of those that asked, for `AESGMemory.defer`.
         """
-        asked: Tensor = self(query.at_places(logits), query.at_places(hidden), context)
-        if query.every == 1:
+        asked: Tensor = self(logits[:, ::every], hidden[:, ::every], context)
+        if every == 1:
             return asked, asked
-        return query.put(log_probabilities(logits), asked), asked
+        return log_probabilities(logits).slice_scatter(asked, 1, step=every), asked
 
-    def _gate(
+    def of_targets(
         self,
-        log_model: Tensor,
-        at_values: Tensor,
+        targets: Tensor,
+        every: int,
+        layer: LastLayer,
         hidden: Tensor,
         context: RetrievedContext,
-        shares: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `where_asked` gives to targets, without making it of all other tokens.
+
+        All that it depends on is what the model gives to the target, to its likeliest token and to
+        the one that the memory gives most to; and only the first has a gradient.
+
+        Parameters
+        ----------
+        targets : (B, T) int64 tensor
+            `UNKNOWN` where there is none; the others are in ``0 .. V - 1``.
+        every : int
+        layer : LastLayer
+            What makes the logits ``(B, T, V)``.
+        hidden : (B, T, H) tensor
+        context : RetrievedContext
+            ``(B, T', K)``.
+
+        Returns
+        -------
+        (B, T) tensor, (B, T) tensor
+            Log-probabilities of the targets by the model alone and with the memory, equal to those
+            of `where_asked` but for rounding; 0 where there is no target.
+        """
+        unknown = targets == UNKNOWN
+        came = targets.masked_fill(unknown, 0)
+        if not context.value_ids.shape[-1]:
+            own = layer.of_targets(targets)
+            return own, own + self._nothing()
+        asked = slice(None, None, every)
+        ids, weights = _expressible(context, len(layer.weight), layer.dtype)
+        with torch.no_grad():
+            place = _summed_by_value(ids, weights)[0].max(-1, keepdim=True).indices
+            most = ids.gather(-1, place)  # (B, T', 1)
+        other = came.slice_scatter(most.squeeze(-1), 1, step=every)
+        given = layer.given_to(came, other)
+        sure, agreed = (each[:, asked].unsqueeze(-1) for each in (given.peak, given.other))
+        peak = (weights * (ids == most)).sum(-1, keepdim=True)
+        gate = self._gate(hidden[:, asked], context, peak, sure, agreed).squeeze(-1)
+        share = (weights * (ids == came[:, asked].unsqueeze(-1))).sum(-1)
+        model = given.came[:, asked]
+        left = model.masked_fill(model.isneginf(), _NEVER) + (1 - gate * weights.sum(-1)).log()
+        heard = (gate * share).clamp_min(_FAINT).log()
+        mixed = torch.where(share > 0, torch.logaddexp(left, heard), left)
+        both = given.came.slice_scatter(mixed, 1, step=every)
+        return given.came.masked_fill(unknown, 0.0), both.masked_fill(unknown, 0.0)
+
+    def _nothing(self) -> Tensor:
+        """Return a zero that is differentiable where all but the memory's part is frozen."""
+        return 0 * self.gate.bias
+
+    def _gate(
+        self, hidden: Tensor, context: RetrievedContext, peak: Tensor, sure: Tensor, agreed: Tensor
     ) -> Tensor:
-        peak, place = shares.max(-1, keepdim=True)
-        agreement = at_values.gather(-1, place)
+        """Return the share of the memory, ``(..., 1)``.
+
+        ``peak`` is what the memory gives most, ``sure`` and ``agreed`` the logarithms of what the
+        model gives most, and gives to the choice of the memory; ``(..., 1)`` each.
+        """
         features = torch.cat(
             [
                 self.norm(hidden),
@@ -110,18 +168,22 @@ class MemoryMixture(nn.Module):
                 context.weights.sum(-1, keepdim=True),
                 peak,
                 (context.weights * context.ages.log1p()).sum(-1, keepdim=True),
-                log_model.detach().amax(-1, keepdim=True).exp(),
-                agreement.detach().exp(),
+                sure.exp(),
+                agreed.detach().exp(),
             ],
             -1,
         )
-        gate: Tensor = self.gate(features.to(self.gate.weight.dtype)).to(shares.dtype)
+        gate: Tensor = self.gate(features.to(self.gate.weight.dtype)).to(peak.dtype)
         return share_of(gate)
 
 
-def log_probabilities(logits: Tensor) -> Tensor:
-    """Return ``log_softmax`` over the last axis, in float32 at least."""
-    return logits.log_softmax(-1, torch.promote_types(logits.dtype, torch.float32))
+def _expressible(
+    context: RetrievedContext, vocab_size: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return tokens and weights ``(..., K)``; 0 and 0 where a value is no token."""
+    ids = context.value_ids
+    expressible = (ids >= 0) & (ids < vocab_size)
+    return ids.masked_fill(~expressible, 0), context.weights.masked_fill(~expressible, 0).to(dtype)
 
 
 def _summed_by_value(ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -11,13 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aesg.context import RetrievedContext
-from aesg.learning import UNKNOWN
 from aesg.memory import AESGMemory
 from aesg.memory_reading import DEFAULT_TOP_K
 from aesg.nn.query import MemoryQuery
-from aesg.nn.values import embedded_values
+from aesg.nn.values import Readings, embedded_values
+from aesg.outcomes import UNKNOWN
 
 State = TypeVar("State", Tensor, tuple[Tensor, Tensor])
+
+#: Returns what retrieved concepts stand for, as one vector for each row.
+Read = Callable[[RetrievedContext], Tensor]
 
 #: What the step before retrieved, None where it did not ask, and what came there, ``(B,)`` int64.
 Before = tuple[RetrievedContext | None, Tensor]
@@ -100,7 +104,7 @@ class _MemoryCell(nn.Module, Generic[State]):
         """
         state = self._begun(inputs) if state is None else state
         query = self.query.project(self.asking(inputs, state))
-        return self._step(inputs, state, query, origins, after)
+        return self._step(inputs, state, query, origins, after, self._read)
 
     def alone(self, inputs: Tensor, state: State | None = None) -> State:
         """Take one step without the memory, as `forward` does where nothing is retrieved."""
@@ -151,13 +155,14 @@ class _MemoryCell(nn.Module, Generic[State]):
         asking: list[Tensor] = []
         queries: list[Tensor] = []
         contexts: list[RetrievedContext] = []
+        read = self._reading(inputs.shape[1], inputs.shape[0]) if ask else self._read
         for t, step in enumerate(inputs.unbind(1)):
             if ask and t % every == 0:
                 last = contexts[-1] if contexts else None
                 after = None if before is None else (last, before[t])
                 asking.append(self.asking(step, state))
                 queries.append(self.query.project(asking[-1]))
-                state, context = self._step(step, state, queries[-1], origins, after)
+                state, context = self._step(step, state, queries[-1], origins, after, read)
                 contexts.append(context)
             else:
                 state = self.alone(step, state)
@@ -176,6 +181,7 @@ class _MemoryCell(nn.Module, Generic[State]):
         query: Tensor,
         origins: Tensor | None,
         after: Before | None,
+        read: Read,
     ) -> tuple[State, RetrievedContext]:
         context = self.memory.recall(
             query,
@@ -184,11 +190,17 @@ class _MemoryCell(nn.Module, Generic[State]):
             origins=origins,
             vectors=self.values is None,
         )
+        said = self.inject(read(context).to(inputs.dtype))
+        return self._advance(self._gates(inputs) + said, state), context
+
+    def _reading(self, steps: int, rows: int) -> Read:
+        """Return what reads the contexts of so many steps, ``(B, K)`` to ``(B, D)`` each."""
+        return self._read if self.values is None else Readings(self.values.weight, steps, rows)
+
+    def _read(self, context: RetrievedContext) -> Tensor:
         if self.values is None:
-            read = context.aggregate().to(inputs.dtype)
-        else:
-            read = embedded_values(context, self.values.weight)
-        return self._advance(self._gates(inputs) + self.inject(read), state), context
+            return context.aggregate()
+        return embedded_values(context, self.values.weight)
 
     def _gates(self, inputs: Tensor) -> Tensor:
         """Return what the input says to the gates; adding what was read concatenates the two."""

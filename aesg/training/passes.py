@@ -11,9 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from aesg.data import Batch
-from aesg.losses import Criterion, batch_loss, known_targets
+from aesg.losses import (
+    Criterion,
+    asks_of_targets,
+    batch_loss,
+    check_targets,
+    known_targets,
+    loss_of_targets,
+)
 from aesg.modes import MemoryMode
-from aesg.trainable import Memory, tell
+from aesg.trainable import Memory, is_compiled, tell
 
 #: What numbers a network computes with, by the name of a precision; None is what its weights are.
 PRECISIONS: dict[str, torch.dtype | None] = {
@@ -53,7 +60,38 @@ class Passes:
         inputs, targets = batch
         return self._moved(inputs), self._moved(targets)
 
-    def forward(self, inputs: Tensor, targets: Tensor | None = None) -> Any:
+    def wanted(self, batch: Batch, where: str, name_of: Callable[[int], str]) -> Tensor | None:
+        """Return the targets that model and criterion need speak of alone; None where of all.
+
+        A text model says of one token for each position at half the cost of saying it of all.
+
+        Returns
+        -------
+        (B, T) int64 tensor or None
+            As the memory takes them.
+
+        Raises
+        ------
+        AESGTrainingError
+            If a target is out of range.
+        """
+        model: Any = self.model
+        inputs, targets = batch
+        told = getattr(model, "takes_targets", False)
+        if not (
+            hasattr(type(model), "speaks_of_targets")  # and not of a model inside, that is wrapped
+            and model.speaks_of_targets
+            and asks_of_targets(self.criterion, targets)
+            and (targets.shape == inputs.shape or (told and targets.ndim == 2))
+            and not is_compiled(model)
+        ):
+            return None
+        check_targets(self.criterion, targets, model.vocab_size, where, name_of)
+        return known_targets(self.criterion, targets).long()
+
+    def forward(
+        self, inputs: Tensor, targets: Tensor | None = None, of: Tensor | None = None
+    ) -> Any:
         """Return what the model gives; no batch depends on the one before it.
 
         Parameters
@@ -61,17 +99,21 @@ class Passes:
         inputs : (B, ...) tensor
         targets : tensor, optional
             Told to a model that takes them.
+        of : tensor, optional
+            What is `wanted`.
 
         Returns
         -------
         Any
-            The output; a tensor of half precision is brought back to single precision.
+            The output, or of it what is wanted; a tensor of half precision is brought back to
+            single precision.
         """
         if self.memory is not None:
             self.memory.reset_state()
         told = targets is not None and getattr(self.model, "takes_targets", False)
         with self._autocast():
-            output = self.model(inputs, targets) if told else self.model(inputs)
+            given = (inputs, targets) if told else (inputs,)
+            output = self.model(*given) if of is None else self.model(*given, of=of)
         return self._single(output)
 
     def predicted(self, inputs: Tensor) -> Any:
@@ -99,8 +141,11 @@ class Passes:
         targets: Tensor,
         where: str,
         name_of: Callable[[int], str] | None = None,
+        of: Tensor | None = None,
     ) -> Tensor:
-        """Judge an output; see `batch_loss`."""
+        """Judge an output, or what was wanted ``of`` it; see `batch_loss`."""
+        if of is not None:
+            return loss_of_targets(self.criterion, output, of)
         return batch_loss(self.criterion, output, targets, where, name_of)
 
     def observe(self, targets: Tensor) -> None:

@@ -75,10 +75,11 @@ class Stepper:
         passes, targets = self._passes, batch[1]
         if not self._gathered:
             self._optimizer.zero_grad()
-        loss = passes.loss(self._output(batch, where), targets, where, self._name_of)
+        of = passes.wanted(batch, where, self._name_of)
+        loss = passes.loss(self._output(batch, of, where), targets, where, self._name_of, of)
         value = trainable_value(loss, where, lambda: self._cause(batch))
         passes.observe(targets)  # targets that do not fit leave the weights as they are
-        self._backward(loss, targets, where)
+        self._backward(loss, targets, of, where)
         self._gathered += 1
         if self._gathered == self._accumulate:
             self._step(where)
@@ -90,16 +91,16 @@ class Stepper:
         if self._gathered:
             self._step(where)
 
-    def _output(self, batch: Batch, where: str) -> Any:
+    def _output(self, batch: Batch, of: Tensor | None, where: str) -> Any:
         """Return what the model gives; what it refuses is named by its place in the data."""
         try:
-            return self._passes.forward(*batch)
+            return self._passes.forward(*batch, of)
         except AESGTrainingError as error:
             found = first_not_finite(batch[0])
             sample = "" if found is None else f", in {self._name_of(found[0])}"
             raise AESGTrainingError(f"{where}: {error.message}{sample}") from error
 
-    def _backward(self, loss: Tensor, targets: Tensor, where: str) -> None:
+    def _backward(self, loss: Tensor, targets: Tensor, of: Tensor | None, where: str) -> None:
         """Let the network learn to do without its memory, and the rest to make the best of both.
 
         What the memory explains leaves no gradient. Where a model tells what the network said by
@@ -110,7 +111,7 @@ class Stepper:
         if own is None:
             self._add(loss, factor)
             return
-        own_loss = passes.loss(own, targets, where)
+        own_loss = passes.loss(own, targets, where, of=of)
         trainable_value(own_loss, where)
         if is_compiled(passes.model):  # its graph can be gone through once
             self._add(loss + own_loss, factor)

@@ -1,25 +1,18 @@
-"""Spreading activation in C, called through ctypes.
-
-The kernel is a plain shared library that knows nothing of Python: one build serves every version of
-Python, and other threads go on while it runs. It is optional, and `why_not` says what is missing.
-"""
+"""Spreading activation in C. It is optional, and `why_not` says what is missing."""
 
 from __future__ import annotations
 
 import ctypes
-import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from storage_backends import native
 from storage_backends.columns import Column, Fields, Slots
 from storage_backends.spreading.model import Part, Spread, Spreading
 from storage_backends.types import Floats
@@ -82,22 +75,9 @@ class _Settings(ctypes.Structure):
 @lru_cache(maxsize=1)
 def _loaded() -> ctypes.CDLL | str:
     """Return the kernel, or why there is none."""
-    if sys.byteorder != "little":
-        return "the records in memory are little-endian, this machine is not"
-    folder = Path(__file__).parent
-    found = [folder / f"_kernel{suffix}" for suffix in EXTENSION_SUFFIXES]
-    path = next((path for path in found if path.exists()), None)
-    if path is None:
-        return "it was not built: no C compiler was there when this was installed"
-    try:
-        library = ctypes.CDLL(str(path))
-        library.aesg_layout.restype = ctypes.c_int64
-        layout = library.aesg_layout()
-    except (OSError, AttributeError) as error:
-        return f"{path}: {error}"
-    if layout != _LAYOUT:
-        return f"{path}: expected layout {_LAYOUT}, got {layout}: it is of another version"
-    library.aesg_spread.restype = ctypes.c_int64
+    library = native.load(Path(__file__).parent, "_kernel", _LAYOUT)
+    if not isinstance(library, str):
+        library.aesg_spread.restype = ctypes.c_int64
     return library
 
 
@@ -138,43 +118,15 @@ def spread_into(
     """
     seeds = np.ascontiguousarray(seeds, np.int64)
     activations = np.ascontiguousarray(activations, np.float32)
-    threads = max(min(faiss.omp_get_max_threads(), len(seeds) // _QUERIES_PER_THREAD), 1)
-    ends = [len(seeds) * end // threads for end in range(threads + 1)]
-    outcomes = [0] * threads
+    threads = native.threads_for(len(seeds), _QUERIES_PER_THREAD)
+    outcomes: list[int] = []
 
-    def run(thread: int) -> None:
-        mine = slice(ends[thread], ends[thread + 1])
-        outcomes[thread] = _called(
-            parts, seeds[mine], activations[mine], settings, _part(found, mine)
-        )
+    def run(mine: slice) -> None:
+        found_here = _part(found, mine)
+        outcomes.append(_called(parts, seeds[mine], activations[mine], settings, found_here))
 
-    _run_together(run, threads)
+    native.run_together(run, len(seeds), threads)
     return _checked(outcomes)
-
-
-def _run_together(run: Callable[[int], None], threads: int) -> None:
-    """Call a function with each number below ``threads``, in threads, and wait for all of them.
-
-    What the threads work on is held by themselves. So where even the wait is interrupted, they may
-    go on alone, and those that are still at it when the process ends are not waited for.
-    """
-    running: list[threading.Event] = []
-
-    def run_other(thread: int, over: threading.Event) -> None:
-        try:
-            run(thread)
-        finally:
-            over.set()
-
-    try:
-        for thread in range(1, threads):
-            over = threading.Event()
-            threading.Thread(target=run_other, args=(thread, over), daemon=True).start()
-            running.append(over)
-        run(0)
-    finally:
-        for over in running:
-            over.wait()
 
 
 def _part(found: Spreading, queries: slice) -> Spreading:

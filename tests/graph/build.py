@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from aesg.graph.edges import Use, Uses
+from aesg.graph.edges import strengthened as strengthened_rows
+from aesg.graph.out_edges import OutEdges
 from aesg.graph.shortterm import ENTRY, ShortTermMemory
 from storage_backends.engine import Engine
 from storage_backends.types import STATS, Concepts, Floats, Records, ValueKind, WriteBatch
@@ -74,3 +77,9 @@ def engine(wanted: Sequence[int], links: dict[int, Sequence[int]] | None = None)
 def view(*wanted: int) -> View:
     """Return a view that holds the ids ``wanted``."""
     return engine(wanted).view()
+
+
+def strengthened(row: Records, uses: Sequence[Use], most: int) -> Records:
+    """Return one row after some of its edges were used."""
+    owner = np.zeros(len(uses), np.int64)
+    return strengthened_rows(OutEdges.of([row]), Uses.of(owner, uses), most).edges

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 
 from storage_backends.columns import Slots
@@ -34,6 +35,15 @@ def directions(*degrees: float) -> Floats:
     """Return unit vectors ``(N, 2)`` at these angles."""
     angles = np.radians(degrees)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+def out_rows(count: int) -> st.SearchStrategy[list[Records]]:
+    """Return rows of edges, a few each, of which some are as strong as others."""
+    share = st.sampled_from([0.0, 0.25, 0.3, 1.0]) | st.floats(0, 1, width=32)
+    uses = st.sampled_from([0, 1, 2**32 - 1])
+    edge = st.tuples(st.integers(1, 6), share, share, uses, st.integers(0, 15))
+    rows = st.lists(edge, max_size=6, unique_by=lambda each: each[0])
+    return st.lists(rows.map(lambda many: np.array(many, EDGE)), min_size=count, max_size=count)
 
 
 def row(*edges: tuple[int, float], kind: EdgeKind = EdgeKind.COACTIVATION) -> Records:

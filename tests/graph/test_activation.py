@@ -23,7 +23,7 @@ from aesg.graph.shortterm import ShortTermMemory
 from storage_backends.adjacency import Slots
 from storage_backends.spreading import Spread
 from storage_backends.types import EdgeKind, Floats, Ids, WriteBatch
-from tests.graph.build import DIM, concepts, engine, unit
+from tests.graph.build import DIM, concepts, engine, entries, unit
 from tests.graph.worlds import Seeds, World, edge_records, random_world
 
 STILL = Spread(hops=0, decay=0.5, kinds=WITHIN)
@@ -231,6 +231,21 @@ def test_independent_queries_spread_along_every_kind_of_edge() -> None:
             dict(_row(scope, recall(scope, unit([3]), 2, each))) for each in (STILL, spreading)
         )
         assert spreads[4] - still[4] == pytest.approx(0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize("excluding", [False, True])
+def test_of_equally_active_concepts_that_of_the_lowest_id_comes_first(excluding: bool) -> None:
+    made, window = engine([]), ShortTermMemory(DIM, 64)
+    row = edge_records([(30, 0.5, int(EdgeKind.VALUE))])
+    put, key = concepts([25, 30]), np.eye(1, DIM, dtype=np.float32)
+    put.keys[0] = key
+    made.commit(WriteBatch(concepts=put, edges={25: row}))
+    window.append(entries([12, 40]), np.repeat(key, 2, axis=0), None)
+    scope, spreading = Scope(made.view(), window), Spread(hops=1, decay=0.1, kinds=ALL_KINDS)
+    origins = np.array([9], np.uint64) if excluding else None
+    got = recall(scope, key, 4, spreading, origins)
+    assert got.activations[0, 0] == got.activations[0, 2]
+    assert scope.ids(got.slots[0]).tolist() == [12, 25, 40, 30]
 
 
 def test_spreading_leaves_out_concepts_of_the_own_origin() -> None:

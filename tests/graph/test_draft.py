@@ -7,10 +7,11 @@ import pytest
 
 from aesg.graph.clock import Clock
 from aesg.graph.draft import Draft, joined
-from aesg.graph.edges import EDGE_DECAY, Use, strengthened
+from aesg.graph.edges import EDGE_DECAY, Use
+from aesg.graph.out_edges import OutEdges
 from storage_backends.engine import Engine
 from storage_backends.types import EdgeKind, EventType
-from tests.graph.build import concepts, engine
+from tests.graph.build import concepts, engine, stats, strengthened
 from tests.storage.build import edges, ids
 
 NOW = 7_000_000
@@ -41,27 +42,30 @@ def test_what_a_draft_gives_is_the_callers_own() -> None:
     made = engine([1, 2], {1: [2]})
     draft = Draft(made.view(), Clock(3), NOW)
     for _ in range(2):
-        row, record = draft.row(1), draft.stats(1)
-        row["weight"], record["frequency"] = 9, 99
+        row = draft.row(1)
+        row["weight"] = 9
         assert draft.row(1)["weight"].tolist() != [9]
-        assert draft.stats(1)["frequency"] != 99
         draft.put_row(1, draft.row(1))
-        draft.put_stats(1, draft.stats(1))
-    assert made.view().stats[0]["frequency"] != 99
+    assert made.view().edges(1)["weight"].tolist() != [9]
+
+
+def test_what_a_draft_was_given_is_its_own() -> None:
+    draft = Draft(engine([1]).view(), Clock(3), NOW)
+    record = stats(1, frequency=7)
+    draft.put_stats(ids(1), record)
+    record["frequency"] = 99
+    assert draft.batch().stats["frequency"].tolist() == [7]
 
 
 def test_statistics_and_a_row_of_one_concept_are_one_record() -> None:
     made = engine([1, 2])
     draft = Draft(made.view(), Clock(3, epoch=5), NOW)
-    for concept_id in (1, 2):
-        record = draft.stats(concept_id)
-        record["region"] = 8
-        draft.put_stats(concept_id, record)
-    assert draft.stats(1)["region"] == 8
+    draft.put_stats(ids(2), stats(1, region=9))
+    draft.put_stats(ids(1, 2), stats(2, region=8))
     draft.put_row(1, edges(2))
     batch = draft.batch()
-    assert batch.stats_ids.tolist() == [1, 2]
-    assert batch.stats[["region", "edge_epoch"]].tolist() == [(8, 5), (8, 0)]
+    assert batch.stats_ids.tolist() == [2, 1]
+    assert batch.stats[["region", "edge_epoch"]].tolist() == [(8, 0), (8, 5)]
     _committed(made, draft)
 
 
@@ -74,31 +78,33 @@ def test_edges_are_stated_as_of_the_same_epoch_whatever_else_is_put() -> None:
     before = [made.view().edges(each).tolist() for each in (1, 2)]
     later = Draft(made.view(), Clock(4, epoch=9), NOW)
     later.put_concepts(concepts([1], frequency=3))
-    record = later.stats(2)
-    record["edge_epoch"] = 0
-    later.put_stats(2, record)
+    later.put_stats(ids(2), stats(1))
     _committed(made, later)
     assert [made.view().edges(each).tolist() for each in (1, 2)] == before
     assert made.view().stats[np.arange(2)]["edge_epoch"].tolist() == [5, 5]
 
 
-def test_rows_loaded_together_are_those_read_one_by_one() -> None:
+def test_rows_read_together_are_those_read_one_by_one() -> None:
     made = engine([1, 2, 3, 4], {1: [2, 3], 3: [1]})
     stated = Draft(made.view(), Clock(5, epoch=3), NOW)
     stated.put_row(3, stated.row(3))
     _committed(made, stated)
-    loaded, single = (Draft(made.view(), Clock(5, epoch=8), NOW) for _ in range(2))
-    loaded.put_row(1, edges(4))
-    loaded.load(ids(3, 1, 9, 4))
-    assert loaded.row(1).tolist() == edges(4).tolist()
-    for concept_id in (2, 3, 4, 9):
-        assert loaded.row(concept_id).tolist() == single.row(concept_id).tolist()
-    loaded.row(3)["weight"] = 9
-    assert loaded.row(3).tolist() == single.row(3).tolist()
-    loaded.delete(3)
-    for _ in range(2):
-        assert loaded.row(3).tolist() == []
-        loaded.load(ids(3))
+    draft = Draft(made.view(), Clock(5, epoch=8), NOW)
+    asked = ids(3, 1, 9, 4, 1)
+
+    def assert_same() -> None:
+        every, single = draft.rows(asked), [draft.row(each) for each in asked.tolist()]
+        assert [row.tolist() for row in every.split()] == [row.tolist() for row in single]
+
+    assert draft.rows(asked).counts.tolist() == [1, 2, 0, 0, 2]
+    assert_same()
+    draft.put_rows(ids(1, 4), OutEdges.of([edges(4), edges(1, 2)]))
+    assert draft.row(1).tolist() == edges(4).tolist()
+    assert_same()
+    draft.delete(3)
+    draft.delete(1)
+    assert draft.rows(asked).counts.tolist() == [0, 0, 0, 2, 0]
+    assert_same()
 
 
 def test_a_concept_that_is_not_there_has_no_edges() -> None:
@@ -112,9 +118,7 @@ def test_a_new_concept_has_statistics_and_edges_in_the_same_batch() -> None:
     first, second = draft.new_id(), draft.new_id()
     assert (first, second) == (2, 3)
     draft.put_concepts(concepts([first, second]))
-    record = draft.stats(first)
-    record["region"] = 8
-    draft.put_stats(first, record)
+    draft.put_stats(ids(first), stats(1, region=8))
     draft.put_row(first, edges(1, second))
     draft.payload(second, b"text")
     assert draft.holds(ids(first, 9, 1, second)).tolist() == [True, False, True, True]
@@ -147,7 +151,7 @@ def test_a_deleted_concept_takes_with_it_what_was_drafted_of_it() -> None:
     made = engine([1, 2, 3], {1: [2], 3: [2]})
     draft = Draft(made.view(), Clock(4), NOW)
     draft.put_concepts(concepts([2, 4]))
-    draft.put_stats(2, draft.stats(2))
+    draft.put_stats(ids(2), stats(1))
     draft.put_row(2, edges(3))
     draft.payload(2, b"text")
     for gone in (2, 4):

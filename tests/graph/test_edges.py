@@ -11,8 +11,13 @@ import pytest
 from hypothesis import given
 
 from aesg.graph import edges as module
-from aesg.graph.edges import EDGE_DECAY, Coactivation, Use, strengthened, strongest, weakened
-from storage_backends.types import EDGE, EdgeKind, Ids
+from aesg.graph.edges import EDGE_DECAY, Coactivation, Use, Uses, weakened
+from aesg.graph.edges import strengthened as strengthened_rows
+from aesg.graph.out_edges import OutEdges
+from storage_backends.types import EDGE, EdgeKind, Ids, Records
+from tests.graph import plain
+from tests.graph.build import strengthened
+from tests.graph.evolving import out_rows
 
 NONE = np.empty(0, EDGE)
 
@@ -66,6 +71,35 @@ def test_uses_of_many_edges_at_once_do_what_one_after_another_do(uses: list[Use]
     np.testing.assert_allclose(at_once["confidence"], row["confidence"], rtol=1e-5)
 
 
+_uses = st.lists(
+    st.tuples(
+        st.integers(0, 3),
+        st.builds(
+            Use,
+            st.sampled_from([1, 2, 3, 2**63 + 5, 2**64 - 1]),
+            st.sampled_from([*EdgeKind, EdgeKind(0)]),
+            st.sampled_from([1, 2, 7, 2**32]),
+            st.sampled_from([0.25, 0.3, 1.0]),
+            st.sampled_from([0.3, 0.9]),
+        ),
+    ),
+    max_size=24,
+)
+
+
+@given(rows=out_rows(4), uses=_uses, most=st.integers(1, 5))
+def test_edges_of_many_concepts_are_used_as_those_of_each_alone(
+    rows: list[Records], uses: list[tuple[int, Use]], most: int
+) -> None:
+    columns = Uses.of(np.array([owner for owner, _ in uses], np.int64), [use for _, use in uses])
+    before = OutEdges.of(rows)
+    after = strengthened_rows(before, columns, most)
+    for place, (row, found) in enumerate(zip(rows, after.split(), strict=True)):
+        own = [use for owner, use in uses if owner == place]
+        assert found.tobytes() == plain.strengthened(row, own, most).tobytes()
+    assert [row.tobytes() for row in before.split()] == [row.tobytes() for row in rows]
+
+
 def test_a_use_without_a_reason_makes_no_edge() -> None:
     assert not len(strengthened(NONE, [Use(7, EdgeKind(0), 3)], 10))
 
@@ -95,7 +129,7 @@ def test_of_equally_weak_edges_the_one_of_the_lowest_target_yields(order: tuple[
     row = NONE
     for target in order:
         row = strengthened(row, [Use(target, EdgeKind.VALUE)], 9)
-    kept = strongest(row, 2)["target"].tolist()
+    kept = OutEdges.of([row]).strongest(2).edges["target"].tolist()
     assert kept == [target for target in order if target > 2]
 
 

@@ -13,13 +13,13 @@ from hypothesis import Phase, given, settings
 from aesg.graph import consolidation
 from aesg.graph.clock import Clock
 from aesg.graph.draft import Draft
-from aesg.graph.edges import Use, strengthened
+from aesg.graph.edges import Use
 from aesg.graph.fading import Fading
 from storage_backends.engine import Engine
 from storage_backends.lmdb_store import LMDBStore
 from storage_backends.types import EdgeKind, EventType, WriteBatch
 from storage_backends.view import View
-from tests.graph.build import concepts, engine
+from tests.graph.build import concepts, engine, strengthened
 from tests.graph.eager import Concept, EagerGraph
 from tests.storage.build import ids
 
@@ -60,10 +60,14 @@ class LazyGraph:
         new.stats["epoch"] = self.clock.epoch
         draft.put_concepts(new)
         for concept_id, count in touches.items():
-            before = np.array([draft.stats(concept_id)])
+            held = ids(concept_id)
+            before = (
+                new.stats[new.ids == held]
+                if concept_id in born
+                else draft.view.stats[draft.view.slots(held)]
+            )
             counts = np.array([count])
-            after = consolidation.touched(before, counts, self.clock.epoch, 0, 0)
-            draft.put_stats(concept_id, after[0])
+            draft.put_stats(held, consolidation.touched(before, counts, self.clock.epoch, 0, 0))
         for source, target, weight, count in uses:
             row = draft.row(source)
             row = strengthened(row, [Use(target, EdgeKind.VALUE, count, weight)], self._most)

@@ -9,12 +9,12 @@ from aesg.graph import consolidation
 from aesg.graph import fading as module
 from aesg.graph.clock import Clock
 from aesg.graph.draft import Draft
-from aesg.graph.edges import Use, strengthened
+from aesg.graph.edges import Use
 from aesg.graph.fading import Fading
 from storage_backends.engine import Engine
 from storage_backends.types import EdgeKind, WriteBatch
 from storage_backends.view import View
-from tests.graph.build import concepts, engine
+from tests.graph.build import concepts, engine, strengthened
 from tests.storage.build import edges, ids
 
 #: A concept of relevance 1 used once is prunable from epoch 14 on, an edge of confidence 0.3
@@ -69,10 +69,9 @@ def test_a_touch_postpones_and_enough_of_them_save() -> None:
     made = _graph()
     fading = Fading(made.view(), NEEDS)
     draft = Draft(made.view(), Clock(epoch=5))
-    later, saved = draft.stats(3), draft.stats(4)
-    later["epoch"], saved["frequency"] = 5, 2
-    draft.put_stats(3, later)
-    draft.put_stats(4, saved)
+    touched = made.view().stats[made.view().slots(ids(3, 4))]
+    touched["epoch"][0], touched["frequency"][1] = 5, 2
+    draft.put_stats(ids(3, 4), touched)
     batch = draft.batch()
     view = made.commit(batch)
     fading.settled(view, batch)

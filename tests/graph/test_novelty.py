@@ -136,7 +136,7 @@ def _experiences(draw: st.DrawFn) -> Experience:
     return experience(
         degrees,
         explained=[draw(st.sampled_from([0.0, 0.3, 0.5, 0.9])) for _ in rows],
-        values=[draw(st.integers(0, 1)) for _ in rows],
+        values=[draw(st.integers(0, 2)) for _ in rows],
         vectors=circle(*(60.0 * draw(st.integers(0, 1)) for _ in rows)) if draw(_flag) else None,
         found=found,
         cosines=[[draw(table) for _ in range(width)] for _ in rows],
@@ -150,9 +150,11 @@ _flag = st.booleans()
 
 
 @settings(max_examples=100)
-@given(_experiences())
-def test_a_digest_is_that_of_a_loop_over_the_queries(met: Experience) -> None:
-    made, wanted = digested(met), reference(met)
+@given(_experiences(), st.sampled_from([1, 3, 256]))
+def test_a_digest_is_that_of_a_loop_over_the_queries(met: Experience, together: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(novelty, "_TOGETHER", together)
+        made, wanted = digested(met), reference(met)
     rows = sorted(wanted.repeats)
     assert made.standing.tolist() == wanted.standing
     assert made.entries["id"].tolist() == [NEXT_ID + place for place in range(len(rows))]

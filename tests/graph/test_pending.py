@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 
-from aesg.graph.association import Associations, Values, associate
+from aesg.graph.association import CONFIDENCE, Associations, Values, associate
 from aesg.graph.clock import Clock
-from aesg.graph.edges import EDGE_DECAY
+from aesg.graph.draft import Draft
+from aesg.graph.edges import EDGE_DECAY, FIRST_CONFIDENCE, Use
 from aesg.graph.pending import TRAVELLED, Pending, newborn
 from aesg.graph.shortterm import ShortTermMemory
-from storage_backends.types import EdgeKind, EventType, ValueKind, WriteBatch
+from storage_backends.types import EdgeKind, EventType, Ids, Records, ValueKind, WriteBatch
 from storage_backends.view import View
+from tests.graph import plain
 from tests.graph.build import DIM, concepts, engine, unit, view, window
 from tests.storage.build import ids
 
 CLOCK = Clock(next_id=90, epoch=4, tick=33)
 _KINDS = st.sampled_from([*EdgeKind, TRAVELLED])
 _ids = st.integers(0, 12)
+_links = st.dictionaries(st.tuples(_ids, _ids, _KINDS), st.integers(1, 9)).map(Counter)
 
 
 def batch_of(
@@ -44,7 +48,7 @@ def test_whatever_waits_makes_a_batch_that_the_store_takes(data: st.DataObject, 
     pending = Pending(
         born=data.draw(st.dictionaries(_ids, st.none())),
         used=data.draw(st.dictionaries(_ids, st.integers(1, 9))),
-        links=data.draw(st.dictionaries(st.tuples(_ids, _ids, _KINDS), st.integers(1, 9))),
+        links=data.draw(_links),
         deleted=data.draw(st.dictionaries(_ids, st.none())),
     )
     old = set(range(1, 6))
@@ -73,6 +77,69 @@ def test_whatever_waits_makes_a_batch_that_the_store_takes(data: st.DataObject, 
             assert len(targets) <= most
         if len(wanted | {1, 2, 3}) <= most:
             assert wanted <= targets
+
+
+def _rows_one_by_one(
+    pending: Pending, draft: Draft, memory: ShortTermMemory, born: Ids, called_for: Associations
+) -> tuple[dict[int, Records], list[tuple[int, int, float]]]:
+    """Return the rows that a batch changes, in their order, and what co-activation joins."""
+    used = dict(pending.links)
+    for entry in memory.entries[memory.find(born)].tolist():
+        concept_id, _, before, after, *_ = entry
+        for pair in ((before, concept_id), (concept_id, after)):
+            if all(pair):
+                used.setdefault((*pair, EdgeKind.SUCCESSOR), 1)
+    pairs = map(tuple, called_for.pairs.tolist())
+    weights = dict(zip(pairs, called_for.cosines.tolist(), strict=True))
+    for source, target in weights:
+        used.setdefault((source, target, EdgeKind.VALUE), 1)
+    by_source: dict[int, list[Use]] = {}
+    for (source, target, kind), times in used.items():
+        ends = np.array([source, target], np.uint64)
+        lasting = (draft.view.slots(ends) >= 0) & ~np.isin(ends, ids(*pending.deleted))
+        if source != target and (lasting | np.isin(ends, born)).all():
+            weight = weights.get((source, target), 1.0)
+            first = CONFIDENCE if (source, target) in weights else FIRST_CONFIDENCE
+            use = Use(target, EdgeKind(kind), times, weight, first)
+            by_source.setdefault(source, []).append(use)
+    rows, joined = {}, []
+    for source, uses in by_source.items():
+        before = draft.row(source)
+        after = plain.strengthened(before, uses, 3)
+        if before.tobytes() != after.tobytes():
+            rows[source] = after
+        held = dict(after[["target", "confidence"]].tolist())
+        for use in uses:
+            new = use.target in held and use.target not in before["target"]
+            if new and use.kind is EdgeKind.COACTIVATION and source < use.target:
+                joined.append((source, use.target, held[use.target]))
+    return rows, joined
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_rows_change_together_as_one_by_one(data: st.DataObject) -> None:
+    made = engine([1, 2, 3, 4, 5], {1: [2, 3], 2: [1], 5: [1, 2, 3]})
+    memory, before = window([6, 7, 8, 9]), made.view()
+    memory.link(np.array([[2, 6], [6, 7], [7, 9], [9, 1], [8, 12]], np.uint64))
+    pending = Pending(
+        born=data.draw(st.dictionaries(st.sampled_from([6, 7, 9]), st.none())),
+        links=data.draw(_links),
+        deleted=data.draw(st.dictionaries(st.sampled_from([2, 4]), st.none())),
+    )
+    values = data.draw(st.dictionaries(st.tuples(_ids, _ids), st.sampled_from([0.7, 0.9])))
+    pairs = np.array(list(values), np.uint64).reshape(-1, 2)
+    cosines = np.array(list(values.values()), np.float32)
+    called_for = Associations(pairs, cosines, Values.none(DIM))
+    batch = batch_of(pending, before, memory, 3, called_for)
+    born = pending.newcomers(before, memory, CLOCK).ids
+    rows, joined = _rows_one_by_one(pending, Draft(before, CLOCK), memory, born, called_for)
+    assert list(batch.edges) == list(rows)
+    assert [row.tobytes() for row in batch.edges.values()] == [
+        row.tobytes() for row in rows.values()
+    ]
+    told = batch.events[batch.events["type"] == EventType.RESTRUCTURE]
+    assert told[["id1", "id2", "val"]].tolist() == joined
 
 
 def test_a_batch_can_be_made_twice() -> None:

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from aesg.graph.retargeting import retargeted, united
+from aesg.graph.out_edges import OutEdges
+from aesg.graph.retargeting import retargeted
+from aesg.graph.retargeting import united as united_rows
 from storage_backends.types import EDGE, EdgeKind, Records
+from tests.graph import plain
 from tests.graph.evolving import row
+from tests.storage.build import ids
 
 edges = st.lists(
     st.tuples(
@@ -23,17 +27,22 @@ edges = st.lists(
 ).map(lambda many: np.array(many, EDGE))
 
 
+def united(row: Records, source: int, most: int) -> Records:
+    """Return one row with each target once."""
+    return united_rows(OutEdges.of([row]), ids(source), most).edges
+
+
 def test_targets_that_are_gone_are_replaced() -> None:
     before = row((5, 0.1), (2, 0.2), (9, 0.3), (2, 0.4))
-    after = retargeted(before, {9: 1, 2: 7})
+    after = retargeted(before, ids(9, 2), ids(1, 7))
     assert after["target"].tolist() == [5, 7, 1, 7]
     assert before["target"].tolist() == [5, 2, 9, 2]
     np.testing.assert_array_equal(after["confidence"], before["confidence"])
 
 
 def test_without_stand_ins_all_targets_stay() -> None:
-    assert retargeted(row((5, 0.1)), {})["target"].tolist() == [5]
-    assert len(retargeted(row(), {5: 1})) == 0
+    assert retargeted(row((5, 0.1)), ids(), ids())["target"].tolist() == [5]
+    assert len(retargeted(row(), ids(5), ids(1))) == 0
 
 
 @given(edges)
@@ -67,3 +76,19 @@ def test_the_strongest_stay(row: Records, most: int) -> None:
 def test_reasons_are_gathered() -> None:
     both = np.append(row((2, 0.5)), row((2, 0.5), kind=EdgeKind.VALUE))
     assert united(both, 1, 9)["kind"].tolist() == [EdgeKind.COACTIVATION | EdgeKind.VALUE]
+
+
+@given(st.lists(edges, max_size=5), st.integers(1, 6))
+def test_rows_of_many_concepts_are_united_as_those_of_each_alone(
+    rows: list[Records], most: int
+) -> None:
+    sources = ids(*range(1, len(rows) + 1))
+    found = united_rows(OutEdges.of(rows), sources, most).split()
+    for source, before, after in zip(sources.tolist(), rows, found, strict=True):
+        assert after.tobytes() == plain.united(before, source, most).tobytes()
+
+
+@given(edges, st.dictionaries(st.integers(1, 6), st.integers(7, 9)))
+def test_targets_are_replaced_as_one_by_one(row: Records, stand_ins: dict[int, int]) -> None:
+    found = retargeted(row, ids(*stand_ins), ids(*stand_ins.values()))
+    assert found.tobytes() == plain.retargeted(row, stand_ins).tobytes()

@@ -141,8 +141,10 @@ def test_a_table_that_does_not_fit_is_ignored_and_logged(
 
 
 def test_a_renamed_neighbour_is_the_one_that_stands_for_it() -> None:
-    memory = window([6, 7])
-    memory.link(np.array([[3, 6], [6, 7], [7, 3]], np.uint64))
-    memory.rename(3, 4)
+    memory = window([6, 7, 8])
+    memory.link(np.array([[3, 6], [6, 7], [7, 3], [9, 8]], np.uint64))
+    memory.rename(ids(9, 3), ids(2, 4))
     ends = memory.entries[["previous", "next"]].tolist()
-    assert ends == [(4, 7), (6, 4)]
+    assert ends == [(4, 7), (6, 4), (2, 0)]
+    memory.rename(ids(), ids())
+    assert memory.entries[["previous", "next"]].tolist() == ends

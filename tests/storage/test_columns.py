@@ -137,3 +137,22 @@ def test_spare_rows_go_to_whoever_claims_them_first() -> None:
     other, free = filled.claim(4, 1)
     assert (other.rows, free) == (5, False)
     assert filled.claim(6, 1) == (filled, True)
+
+
+@pytest.mark.parametrize("lies", ["together", "apart", "mapped", "repeated"])
+def test_rows_are_copies_however_the_base_lies(lies: str) -> None:
+    plain = np.arange(12, dtype=np.float32).reshape(4, 3)
+    base = {
+        "together": plain.copy(),
+        "apart": np.repeat(plain, 2, axis=1)[:, ::2],
+        "mapped": np.frombuffer(b"." + plain.tobytes(), np.float32, offset=1).reshape(4, 3),
+        "repeated": np.broadcast_to(plain[1], (4, 3)),
+    }[lies]
+    wanted = base.copy()
+    column = Column.over(base).appended(plain[:1] + 20, in_place=False)
+    column = column.replaced(np.array([2]), plain[:1] + 40)
+    rows = column[np.array([[4, 2], [0, 3]])]
+    assert rows.tolist() == [[[20, 21, 22], [40, 41, 42]], [wanted[0].tolist(), wanted[3].tolist()]]
+    rows[:] = 9
+    Column.over(base)[np.array([1, 0])][:] = 9
+    assert (base == wanted).all()

@@ -36,25 +36,40 @@ from tests.storage.reference_store import Backing, ReferenceStore
 
 
 class Builds:
-    """Stands for `HnswBase.build`: counts the calls, waits to be released, may fail."""
+    """Stands for `HnswBase.build` and `extended`: counts, waits to be released, may fail."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
+        self.extended: list[int] = []
         self.release = threading.Event()
         self.error: Exception | None = None
-        self._build = HnswBase.build
+        self._build, self._extend = HnswBase.build, HnswBase.extended
         monkeypatch.setattr(HnswBase, "build", self)
+        monkeypatch.setattr(HnswBase, "extended", lambda base, *given: self.extend(base, *given))
 
     def __call__(
         self, keys: Column[np.float32], stop: threading.Event | None, progress: Progress
     ) -> HnswBase | None:
+        return self._build(keys, stop, progress) if self._released(keys, stop) else None
+
+    def extend(
+        self,
+        base: HnswBase,
+        keys: Column[np.float32],
+        stop: threading.Event | None,
+        progress: Progress,
+    ) -> HnswBase | None:
+        self.extended.append(len(keys))
+        return self._extend(base, keys, stop, progress) if self._released(keys, stop) else None
+
+    def _released(self, keys: Column[np.float32], stop: threading.Event | None) -> bool:
         self.sizes.append(len(keys))
         while not self.release.wait(0.002):
             if stop is not None and stop.is_set():
-                return None
+                return False
         if self.error is not None:
             raise self.error
-        return self._build(keys, stop, progress)
+        return True
 
 
 @pytest.fixture
@@ -87,6 +102,52 @@ def test_a_memory_that_grew_large_gets_a_graph_while_it_goes_on(builds: Builds) 
     view = engine.view()
     assert view.base is not None
     assert (view.base.size, view.size, view.dead, builds.sizes) == (30, 33, 1, [30])
+    _assert_finds_each(engine)
+    assert_shows_what_is_stored(engine)
+    engine.close()
+
+
+def test_a_graph_of_a_memory_that_grows_is_extended(builds: Builds) -> None:
+    builds.release.set()
+    engine = engine_on()
+    engine.commit(WriteBatch(concepts=concepts(range(1, 31))))
+    settled(engine)
+    engine.commit(WriteBatch(concepts=concepts(range(31, 60))))
+    settled(engine)
+    view = engine.view()
+    assert view.base is not None
+    assert (view.base.size, view.uncovered) == (59, 0)
+    assert (builds.sizes, builds.extended) == ([30, 59], [59])
+    _assert_finds_each(engine)
+    assert_shows_what_is_stored(engine)
+    engine.close()
+
+
+def test_what_has_moved_stays_apart_from_a_graph_until_one_is_built_anew(builds: Builds) -> None:
+    builds.release.set()
+    engine = engine_on()
+    engine.commit(WriteBatch(concepts=concepts(range(1, 31))))
+    settled(engine)
+    engine.commit(WriteBatch(concepts=concepts([7], seed=1)))
+    engine.commit(WriteBatch(concepts=concepts(range(31, 60))))
+    settled(engine)
+    assert (builds.extended, engine.view().uncovered) == ([59], 1)
+    _assert_finds_each(engine)
+    engine.rebuild()
+    assert (builds.extended, engine.view().uncovered) == ([59], 0)
+    _assert_finds_each(engine)
+    engine.close()
+
+
+def test_a_graph_of_which_much_has_moved_is_built_anew(builds: Builds) -> None:
+    builds.release.set()
+    engine = engine_on()
+    engine.commit(WriteBatch(concepts=concepts(range(1, 31))))
+    settled(engine)
+    engine.commit(WriteBatch(concepts=concepts(range(1, 4), seed=1)))
+    engine.commit(WriteBatch(concepts=concepts(range(31, 40))))
+    settled(engine)
+    assert (engine.view().uncovered, builds.sizes, builds.extended) == (0, [30, 39], [])
     _assert_finds_each(engine)
     assert_shows_what_is_stored(engine)
     engine.close()

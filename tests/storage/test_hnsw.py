@@ -172,6 +172,74 @@ def test_nearly_every_key_of_a_dense_cluster_is_found_by_itself(dim: int) -> Non
     assert itself.mean() > 0.99
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_graph_that_was_extended_answers_as_one_that_was_built_at_once(
+    tmp_path: Path, mapped: bool
+) -> None:
+    keys = _crowded(16)[::3].copy()
+    first = _built(keys[:1400])
+    if mapped:
+        first = HnswBase.read(_written(first, tmp_path / "graph"), keys)
+    before = _written(first, tmp_path / "before").read_bytes()
+    extended = first.extended(Column.over(keys))
+    assert extended is not None
+    assert extended.size == len(keys) == 2000
+    assert extended.parameters == first.parameters
+    assert _written(first, tmp_path / "after").read_bytes() == before
+    truth = (keys @ keys.T).max(axis=1)
+    for graph in (extended, _built(keys)):
+        found = graph.search(keys, 10)[1]
+        assert (found[:, 0] >= truth - 1e-5).mean() > 0.99
+    read = HnswBase.read(_written(extended, tmp_path / "read"), keys, check_links=True)
+    for mine, other in zip(read.search(keys, 5), extended.search(keys, 5), strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_a_graph_keeps_its_links_when_it_is_extended() -> None:
+    keys = _keys(64)
+    first = _built(keys[:40])
+    extended = first.extended(Column.over(keys[:40]))
+    assert extended is not None
+    for name in ("neighbors", "offsets", "levels"):
+        held, kept = (_array(getattr(_links(each), name)) for each in (first, extended))
+        np.testing.assert_array_equal(held, kept)
+
+
+def test_equal_keys_on_both_sides_of_an_extension_are_found() -> None:
+    keys = np.tile(_keys(20, 64), (40, 1))
+    extended = _built(keys[:600]).extended(Column.over(keys))
+    assert extended is not None
+    slots, _ = extended.search(keys[:20], 40)
+    assert (slots % 20 == np.arange(20)[:, None]).mean() > 0.99
+
+
+def test_keys_of_another_place_are_found_after_an_extension() -> None:
+    keys = np.concatenate([np.repeat(_keys(15), 40, axis=0), _crowded(16)])
+    extended = _built(keys[:600]).extended(Column.over(keys))
+    assert extended is not None
+    found = extended.search(keys, 10)[1][:, 0]
+    assert (found >= 1 - 1e-5).mean() > 0.99
+
+
+def test_a_graph_with_room_for_other_numbers_of_links_is_extended_by_building_it_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = _keys(600)
+    with monkeypatch.context() as patched:
+        patched.setattr("storage_backends.hnsw.neighbours", lambda width: 20)
+        first = _built(keys[:400])
+    extended = first.extended(Column.over(keys))
+    assert extended is not None
+    assert (first.parameters["neighbours"], extended.parameters["neighbours"]) == (20, 7)
+    assert extended.search(keys, 1)[0][:, 0].tolist() == list(range(600))
+
+
+def test_an_extension_that_is_stopped_gives_no_graph() -> None:
+    stop = threading.Event()
+    stop.set()
+    assert _built(_keys(40)).extended(Column.over(_keys(60)), stop) is None
+
+
 def test_a_graph_tells_which_keys_it_does_not_find() -> None:
     keys = _keys()
     base = _built(keys)
@@ -179,7 +247,7 @@ def test_a_graph_tells_which_keys_it_does_not_find() -> None:
     unreached = base.unreached(column)
     assert unreached is not None
     assert not len(unreached)
-    links, offsets = _array(base.graph.hnsw.neighbors), _array(base.graph.hnsw.offsets)
+    links, offsets = _array(_links(base).neighbors), _array(_links(base).offsets)
     lonely = next(each for each in range(300) if _levels(base)[each] == 1)
     links[links == lonely] = -1  # none leads there any more
     for first, last in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):

@@ -14,6 +14,7 @@ import faiss
 import numpy as np
 import pytest
 
+from storage_backends import lookup
 from storage_backends.columns import Column
 from storage_backends.errors import StoreUsageError
 from storage_backends.spreading import (
@@ -251,7 +252,7 @@ def test_more_slots_than_the_kernel_counts_go_to_the_twin(monkeypatch: pytest.Mo
         assert graph.spread([[((0, 2), 1.0)]], Spread(1, 1.0), 2).activations[0, 1] == 0.5
 
 
-def test_the_command_says_which_one_is_used() -> None:
+def test_the_command_says_which_ones_are_used() -> None:
     command = [sys.executable, "-m", "storage_backends.spreading"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == explained() + "\n"
+    assert done.stdout == f"{explained()}\n{lookup.explained()}\n"

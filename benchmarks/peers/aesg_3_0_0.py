@@ -1,15 +1,13 @@
-"""Runs with release 3.0.0: does what each line of standard input says, and answers by a line."""
+"""Release 3.0.0: a memory of it, filled, told about and packed."""
 
 from __future__ import annotations
 
-import json
-import sys
-import time
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import aesg
 from aesg.config import AESGConfig
@@ -17,10 +15,9 @@ from aesg.memory.controller import AESGMemory
 
 _memory: Any = None
 
-
-def version() -> list[str]:
-    """Return the release, and where it is."""
-    return [aesg.__version__, str(Path(aesg.__file__).resolve())]
+if aesg.__version__ != "3.0.0":
+    raise ImportError(f"expected release 3.0.0, got {aesg.__version__} in {aesg.__file__}")
+torch.set_num_threads(1)
 
 
 def open_memory(directory: str, dim: int, most: int) -> None:
@@ -87,23 +84,56 @@ def tell() -> dict[str, Any]:
     }
 
 
-def export(path: str) -> float:
-    """Export a pack of all and return the seconds of the processor."""
-    begin = time.process_time()
+def export(path: str) -> None:
+    """Export a pack of all."""
     _memory.export_pack(path)
-    return time.process_time() - begin
 
 
-def load(path: str) -> float:
-    """Load a pack and return the seconds of the processor."""
-    begin = time.process_time()
+def load(path: str) -> None:
+    """Load a pack."""
     _memory.load_pack(path)
-    return time.process_time() - begin
 
 
-_KNOWN = {each.__name__: each for each in (version, open_memory, fill, live, tell, export, load)}
+def take(
+    keys: NDArray[np.float32],
+    links: NDArray[np.void],
+    weights: NDArray[np.float32],
+    confidences: NDArray[np.float32],
+    hops: int,
+) -> None:
+    """Give the memory keys, and edges in order of their sources, and let activation go so far."""
+    storage = _memory.storage
+    nodes = storage.nodes[: len(keys)]
+    nodes["id"] = np.arange(1, len(keys) + 1)
+    nodes["vector"] = keys
+    nodes["age"] = np.random.default_rng(0).integers(0, 40, len(keys))
+    nodes["relevance"], nodes["stability"], nodes["is_active"] = 1, 0.5, 1
+    counts = np.bincount(links["source"], minlength=len(keys) + 1)[1:]
+    ends = np.cumsum(counts)
+    nodes["head_edge_idx"] = np.where(counts, ends - counts, -1)
+    edges = storage.edges[: len(links)]
+    edges["source_id"], edges["target_id"] = links["source"], links["target"]
+    edges["weight"], edges["confidence"] = weights, confidences
+    edges["next_edge_idx"] = np.arange(1, len(links) + 1)
+    edges["next_edge_idx"][ends[counts > 0] - 1] = -1
+    storage.node_count, storage.edge_count = len(keys), len(links)
+    storage.flush()
+    _memory.config = _memory.navigator.config = replace(
+        _memory.config, spreading_activation_steps=hops, region_facilitation_multiplier=1.0
+    )
 
-torch.set_num_threads(1)
-for line in iter(sys.stdin.readline, ""):
-    name, *arguments = json.loads(line)
-    print(json.dumps(_KNOWN[name](*arguments)), flush=True)
+
+def spread(queries: NDArray[np.float32], seeds: NDArray[np.int64]) -> list[list[int]]:
+    """Spread from seeds, which are not searched for, and return the ten best of each query."""
+    state, found = _memory.active_state, []
+    for query, begun in zip(torch.from_numpy(queries), seeds.tolist(), strict=True):
+        state.set_active(0, {each - 1 for each in begun})
+        context, _ = _memory.navigator.retrieve(query, state)
+        places = [*context.primary_concepts, *context.secondary_concepts]
+        found.append([int(place) + 1 for place in places])
+    return found
+
+
+def update() -> None:
+    """Let everything grow older, and write it."""
+    _memory.update_topology()
