@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from aesg import AESGConfig, AESGMemory
+from benchmarks._memories import viewed
 from benchmarks._world import DECAY, DIM, TOP, World, each, fill, of_each, world
 from benchmarks.suite import (
     NoPeerError,
@@ -31,9 +31,7 @@ from benchmarks.suite import (
 )
 from benchmarks.suite.result import Cell
 from storage_backends.columns import Column
-from storage_backends.engine import Engine
 from storage_backends.faiss_index import one_thread
-from storage_backends.lmdb_store import LMDBStore
 from storage_backends.spreading import Part, Spread, spread
 from storage_backends.types import Floats, Ids
 from storage_backends.view import View
@@ -175,9 +173,8 @@ def compared(made: World, settings: Settings, peer: Peer, learns: bool) -> list[
     fill(directory, made)
     theirs = directory.with_name(f"{directory.name}-{PEER}")
     filled(peer, made, theirs)
-    with ExitStack() as held:
-        engine = held.enter_context(closing(Engine(LMDBStore.open(directory, read_only=True))))
-        ratios = [spread_ratio(peer, made, engine.view(), settings)]
+    with viewed(directory) as view:
+        ratios = [spread_ratio(peer, made, view, settings)]
     if learns:
         with AESGMemory(directory, _CONFIG) as memory:
             ratios += learning_ratios(peer, made, memory, settings)

@@ -209,7 +209,8 @@ class Coactivation:
     """
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[int, int], int] = {}
+        self._counted: dict[tuple[int, int], int] = {}
+        self._stored = b""  # not looked into until counting goes on: who only reads never does
 
     def dump(self) -> bytes:
         """Return the pairs and how often each was counted, 20 bytes a pair."""
@@ -221,8 +222,15 @@ class Coactivation:
         if len(stored) % _PAIR.itemsize:
             _log.warning("stored co-activations are ignored: expected whole pairs")
             return
-        pairs = np.frombuffer(stored, _PAIR).tolist()
-        self._counts = {(low, high): count for low, high, count in pairs}
+        self._counted, self._stored = {}, stored
+
+    @property
+    def _counts(self) -> dict[tuple[int, int], int]:
+        if self._stored:
+            pairs = np.frombuffer(self._stored, _PAIR).tolist()
+            self._counted = {(low, high): count for low, high, count in pairs}
+            self._stored = b""
+        return self._counted
 
     def add(self, groups: Ids, threshold: int) -> list[tuple[int, int]]:
         """Count the pairs within each row and return those that have just reached the threshold.
@@ -248,7 +256,7 @@ class Coactivation:
     def _forget(self) -> None:
         if len(self._counts) > _MOST_PAIRS:
             frequent = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
-            self._counts = dict(frequent[: _MOST_PAIRS // 2])
+            self._counted = dict(frequent[: _MOST_PAIRS // 2])
 
 
 def _pair_counts(groups: Ids) -> Iterable[tuple[tuple[int, int], int]]:
