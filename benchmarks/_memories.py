@@ -67,13 +67,18 @@ def viewed(directory: Path) -> Iterator[View]:
         yield engine.view()
 
 
+def part_of(view: View, *, regions: bool = False) -> Part:
+    """Return what activation spreads in, with the regions of its concepts or without."""
+    none = Column.over(np.broadcast_to(np.zeros(1, np.uint32), view.size))
+    return Part(view.adjacency, view.ids, view.regions if regions else none)
+
+
 def finder(view: View, how: Spread, top: int) -> Callable[[Floats], Ids]:
     """Return what finds the concepts of a retrieval, and no more: seed search and spreading.
 
     It takes one unit query ``(1, D)`` and returns ids, the most active first.
     """
-    regions = Column.over(np.broadcast_to(np.zeros(1, np.uint32), view.size))
-    part = Part(view.adjacency, view.ids, regions)
+    part = part_of(view)
 
     def find(query: Floats) -> Ids:
         slots, cosines = view.index.search(query, top)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from aesg import AESGConfig, AESGMemory
-from benchmarks._memories import viewed
+from benchmarks._memories import part_of, viewed
 from benchmarks._world import DECAY, DIM, TOP, World, each, fill, of_each, world
 from benchmarks.suite import (
     NoPeerError,
@@ -30,9 +30,8 @@ from benchmarks.suite import (
     turns,
 )
 from benchmarks.suite.result import Cell
-from storage_backends.columns import Column
 from storage_backends.faiss_index import one_thread
-from storage_backends.spreading import Part, Spread, spread
+from storage_backends.spreading import Spread, spread
 from storage_backends.types import Floats, Ids
 from storage_backends.view import View
 
@@ -62,8 +61,7 @@ def seeds_of(made: World, count: int, turn: int) -> tuple[Floats, Seeds]:
 
 def spreading(view: View) -> Callable[[Floats, Seeds], Spent]:
     """Return our side: spreading from given seeds, query by query."""
-    regions = Column.over(np.broadcast_to(np.zeros(1, np.uint32), view.size))
-    part, how = Part(view.adjacency, view.ids, regions), Spread(hops=_HOPS, decay=DECAY)
+    part, how = part_of(view), Spread(hops=_HOPS, decay=DECAY)
 
     def one(query: Floats, seeds: Ids) -> object:
         slots = view.slots(seeds)[None]

@@ -14,12 +14,13 @@ import faiss
 import numpy as np
 
 from benchmarks._large import vectors
+from benchmarks._memories import part_of
 from benchmarks.suite import Ratio, Result, Settings, TableOf, Timings, benchmark, turns
 from storage_backends import hnsw
-from storage_backends.columns import Column, Slots
+from storage_backends.columns import Slots
 from storage_backends.faiss_index import one_thread
 from storage_backends.hnsw import HnswBase
-from storage_backends.spreading import Part, Spread, Spreading, explained, kernel, spread, use
+from storage_backends.spreading import Spread, Spreading, explained, kernel, spread, use
 from storage_backends.spreading.dispatch import Name
 from storage_backends.types import EDGE, STATS, Concepts, Contents, EdgeKind, Floats, Records
 from storage_backends.view import View
@@ -104,11 +105,6 @@ def opened(view: View) -> View:
     return View.of_columns(columns, view.generation, {}, None)
 
 
-def part_of(view: View, regions: bool) -> Part:
-    none = Column.over(np.broadcast_to(np.zeros(1, np.uint32), view.size))
-    return Part(view.adjacency, view.ids, view.regions if regions else none)
-
-
 def seeds_of(view: View, turn: int, top: int) -> tuple[Slots, Floats]:
     """Return as many seeds of one cluster as are wanted in the end, for each query of a batch."""
     rng = np.random.default_rng(turn)
@@ -141,7 +137,7 @@ def spreads(view: View, count: int) -> dict[str, Callable[[int], object]]:
 def _spreading(view: View, name: Name, way: str, top: int, count: int) -> Callable[[int], object]:
     seeds = [seeds_of(view, turn, top) for turn in range(count + 1)]
     how, regions = WAYS[way]
-    part = part_of(view, regions)
+    part = part_of(view, regions=regions)
 
     def run(turn: int) -> object:
         with use(name):
@@ -159,7 +155,7 @@ def overlap(view: View, bounded: str) -> float:
     few, many = TOPS
     seeds, heard = seeds_of(view, 0, few)
     every, some = (
-        spread([part_of(view, regions=False)], seeds, heard, WAYS[way][0], many).slots
+        spread([part_of(view)], seeds, heard, WAYS[way][0], many).slots
         for way in ("3 hops", bounded)
     )
     reached = [np.setdiff1d(*rows) for rows in zip(every, seeds, strict=True)]
@@ -176,7 +172,7 @@ def scratch(view: View, way: str, top: int) -> int:
         np.empty(shape, np.float32),
         np.empty((*shape, how.hops), np.int64),
     )
-    return kernel.spread_into(found, [part_of(view, regions)], *seeds_of(view, 0, top), how)
+    return kernel.spread_into(found, [part_of(view, regions=regions)], *seeds_of(view, 0, top), how)
 
 
 ALONE = "FAISS alone"
@@ -197,7 +193,7 @@ class Lookups:
     def __init__(self, view: View, base: HnswBase, top: int, effort: int) -> None:
         self._view = replace(view, base=base)
         self._graph = base.graph
-        self._part = part_of(view, regions=False)
+        self._part = part_of(view)
         self._top, self._effort = top, effort
         self._settings = faiss.SearchParametersHNSW(  # type: ignore[attr-defined]
             efSearch=max(effort, top)

@@ -64,7 +64,7 @@ class HnswBase:
         little. Others are not moved: by inner product the longest of close neighbours would get all
         the links.
         """
-        return cls._over(_empty(keys.shape[1]), keys, stop, progress)
+        return cls._over(_empty(keys.shape[1]), _Apart(keys), stop, progress)
 
     def extended(
         self,
@@ -81,14 +81,16 @@ class HnswBase:
         keys : (N, D) Column of float32
             Not fewer than the graph has; the first ones are those that it was built over.
         """
-        return self._over(_copied(self.graph, keys), keys, stop, progress)
+        apart = _Apart(keys)
+        return self._over(_copied(self.graph, apart), apart, stop, progress)
 
     @classmethod
     def _over(
-        cls, graph: Any, keys: Column[np.float32], stop: threading.Event | None, progress: Progress
+        cls, graph: Any, apart: _Apart, stop: threading.Event | None, progress: Progress
     ) -> HnswBase | None:
         """Link the keys that a graph does not have."""
-        for part in _apart(keys, graph.ntotal):
+        keys = apart.keys
+        for part in apart.parts(graph.ntotal, len(keys)):
             if stop is not None and stop.is_set():
                 return None
             graph.add(part)
@@ -219,8 +221,8 @@ def _empty(width: int) -> Any:
     return graph
 
 
-def _copied(graph: Any, keys: Column[np.float32]) -> Any:
-    """Return a graph with the same links, over the first of ``keys``.
+def _copied(graph: Any, apart: _Apart) -> Any:
+    """Return a graph with the same links, over the first of other keys.
 
     One that has room for other numbers of links is not copied: what is returned is empty.
     """
@@ -228,7 +230,7 @@ def _copied(graph: Any, keys: Column[np.float32]) -> Any:
     own, given = (_array(each.hnsw.cum_nneighbor_per_level) for each in (copy, graph))
     if not np.array_equal(own, given):
         return copy
-    for part in _apart(keys, 0, graph.ntotal):
+    for part in apart.parts(0, graph.ntotal):
         copy.storage.add(part)
     new, old = copy.hnsw, graph.hnsw
     faiss.copy_array_to_vector(_array(old.levels), new.levels)
@@ -246,20 +248,27 @@ def _chunks(keys: Column[np.float32], first: int = 0, end: int | None = None) ->
         yield keys.part(max(begin, first), min(begin + _BUILD_CHUNK, end))
 
 
-def _apart(keys: Column[np.float32], first: int, end: int | None = None) -> Iterator[Floats]:
-    """Yield keys as they are linked: of equal ones, each is moved, and to the same place always."""
-    repeated = _repeated(keys)
-    for part in _chunks(keys, first, end):
-        moves = np.flatnonzero(repeated[first : first + len(part)])
-        if len(moves):
-            rng = np.random.default_rng(first // _BUILD_CHUNK)
-            noise = rng.standard_normal((_BUILD_CHUNK, keys.shape[1]), np.float32)
-            part = part.copy()
-            part[moves] += (
-                np.float32(_APART / np.sqrt(keys.shape[1])) * noise[first % _BUILD_CHUNK + moves]
-            )
-        yield part
-        first += len(part)
+class _Apart:
+    """Keys as they are linked: of equal ones, each is moved, and to the same place always."""
+
+    def __init__(self, keys: Column[np.float32]) -> None:
+        self.keys = keys
+        self._repeated = _repeated(keys)
+
+    def parts(self, first: int, end: int) -> Iterator[Floats]:
+        """Yield those of a range in pieces."""
+        width = self.keys.shape[1]
+        for part in _chunks(self.keys, first, end):
+            moves = np.flatnonzero(self._repeated[first : first + len(part)])
+            if len(moves):
+                rng = np.random.default_rng(first // _BUILD_CHUNK)
+                noise = rng.standard_normal((_BUILD_CHUNK, width), np.float32)
+                part = part.copy()
+                part[moves] += (
+                    np.float32(_APART / np.sqrt(width)) * noise[first % _BUILD_CHUNK + moves]
+                )
+            yield part
+            first += len(part)
 
 
 def _repeated(keys: Column[np.float32]) -> NDArray[np.bool_]:

@@ -10,7 +10,6 @@ import ctypes
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from storage_backends import native
 from storage_backends.columns import Slots
 from storage_backends.cosines import laid_out
+from storage_backends.native import OUT_OF_BOUNDS, OUT_OF_MEMORY, address
 from storage_backends.spreading.dispatch import kernel_name
 from storage_backends.types import Floats
 
@@ -29,8 +29,6 @@ _LAYOUT = 1
 _QUERIES_PER_THREAD = 16
 #: Multiply-adds of a millisecond of work.
 _THREAD_WORK = 20_000_000
-
-_OUT_OF_MEMORY, _OUT_OF_BOUNDS = -1, -2
 
 
 class _Graph(ctypes.Structure):
@@ -90,10 +88,10 @@ class Links:
 
     def __post_init__(self) -> None:
         described = _Graph(
-            links=_address(self.links),
-            offsets=_address(self.offsets),
-            room=_address(self.room),
-            keys=_address(self.keys),
+            links=address(self.links),
+            offsets=address(self.offsets),
+            room=address(self.room),
+            keys=address(self.keys),
             link_count=len(self.links),
             size=len(self.keys),
             width=self.keys.shape[1],
@@ -108,16 +106,16 @@ def _loaded() -> ctypes.CDLL | str:
     """Return the library, or why there is none."""
     library = native.load(Path(__file__).parent, "_lookup", _LAYOUT)
     if not isinstance(library, str):
-        address, number = ctypes.c_void_p, ctypes.c_int64
+        array, number = ctypes.c_void_p, ctypes.c_int64
         library.aesg_search_graph.restype = number
         library.aesg_search_graph.argtypes = (
-            *(ctypes.POINTER(_Graph), address, address),
-            *(number, number, number, address, address),
+            *(ctypes.POINTER(_Graph), array, array),
+            *(number, number, number, array, array),
         )
         library.aesg_search_rows.restype = None
         library.aesg_search_rows.argtypes = (
-            *(ctypes.POINTER(_Rows), address),
-            *(number, number, address, address),
+            *(ctypes.POINTER(_Rows), array),
+            *(number, number, array, array),
         )
     return library
 
@@ -177,17 +175,17 @@ def search(
     def run(mine: slice) -> None:
         asked = filled[mine]
         outcome = _library().aesg_search_graph(
-            *(links.described, _address(asked)),
-            *(None if enough is None else _address(enough[mine]), len(asked), effort, k),
-            *(_address(slots[mine]), _address(cosines[mine])),
+            *(links.described, address(asked)),
+            *(None if enough is None else address(enough[mine]), len(asked), effort, k),
+            *(address(slots[mine]), address(cosines[mine])),
         )
         outcomes.append(outcome)
 
     threads = native.threads_for(len(filled), _QUERIES_PER_THREAD)
     native.run_together(run, len(filled), threads)
-    if _OUT_OF_MEMORY in outcomes:
+    if OUT_OF_MEMORY in outcomes:
         raise MemoryError("seed lookup: no memory for the concepts that it met")
-    if _OUT_OF_BOUNDS in outcomes:
+    if OUT_OF_BOUNDS in outcomes:
         raise IndexError("expected links that lead to keys, got one that leads beyond them")
     return slots, cosines
 
@@ -217,11 +215,11 @@ def compare(
     slots, cosines = found
 
     def run(mine: slice) -> None:
-        places = None if chosen is None else _address(chosen)
-        rows, asked = _Rows(_address(keys), places, first, *keys.shape), filled[mine]
+        places = None if chosen is None else address(chosen)
+        rows, asked = _Rows(address(keys), places, first, *keys.shape), filled[mine]
         _library().aesg_search_rows(
-            *(rows, _address(asked), len(asked), slots.shape[1]),
-            *(_address(slots[mine]), _address(cosines[mine])),
+            *(rows, address(asked), len(asked), slots.shape[1]),
+            *(address(slots[mine]), address(cosines[mine])),
         )
 
     if not slots.size:
@@ -241,8 +239,3 @@ def _filled(queries: Floats, keys: Floats) -> Floats:
     if queries.ndim != 2 or queries.shape[1] != keys.shape[1]:
         raise ValueError(f"expected queries of width {keys.shape[1]}, got an array {queries.shape}")
     return laid_out(queries)
-
-
-def _address(array: NDArray[Any]) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address

@@ -12,10 +12,15 @@ import threading
 from collections.abc import Callable
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import faiss
+from numpy.typing import NDArray
 
-__all__ = ["load", "run_together", "threads_for"]
+__all__ = ["OUT_OF_BOUNDS", "OUT_OF_MEMORY", "address", "load", "run_together", "threads_for"]
+
+#: What functions of the libraries return that went wrong.
+OUT_OF_MEMORY, OUT_OF_BOUNDS = -1, -2
 
 
 def load(folder: Path, name: str, layout: int) -> ctypes.CDLL | str:
@@ -44,6 +49,12 @@ def load(folder: Path, name: str, layout: int) -> ctypes.CDLL | str:
     if got != layout:
         return f"{path}: expected layout {layout}, got {got}: it is of another version"
     return library
+
+
+def address(array: NDArray[Any]) -> int:
+    """Return where the rows of an array begin, valid as long as the array is held."""
+    begin: int = array.__array_interface__["data"][0]  # several times as quick as ``ctypes.data``
+    return begin
 
 
 def threads_for(queries: int, least: int) -> int:

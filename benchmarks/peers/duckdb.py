@@ -24,21 +24,7 @@ _NEAREST = """
     from (select id, key from concept order by array_cosine_distance(key, {0}) limit {1})
     order by heard desc
 """
-_HOP = """
-    select target as id, sum(heard * 0.8 * share) as heard
-    from {0} join edge on source = {0}.id
-    where heard * 0.8 * share >= 0.001
-    group by target
-"""
-_BEST = f"""
-    with seed as materialized ({_NEAREST}),
-    first as materialized ({_HOP.format("seed")}),
-    second as materialized ({_HOP.format("first")})
-    select id from (
-        select * from seed union all select * from first union all select * from second
-    )
-    group by id order by sum(heard) desc, id limit 10
-"""
+_BEST: str = importlib.import_module("_sql").best(_NEAREST)
 
 _connection: Any = None
 

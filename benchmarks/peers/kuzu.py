@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
 from typing import Any
 
 kuzu: Any = importlib.import_module("kuzu")
-sys.path.append(str(Path(__file__).parent))
 memory: Any = importlib.import_module("_cypher").Cypher(kuzu)
 
 begin, insert, finish, fill = memory.begin, memory.insert, memory.finish, memory.fill

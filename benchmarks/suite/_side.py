@@ -72,8 +72,8 @@ def main() -> None:
     os.dup2(2, 1)
     module = types.ModuleType("program")
     sys.modules[module.__name__] = module
-    # The folder of the program stays off the path: there kuzu.py would hide kuzu.
     module.__file__ = program
+    sys.path.append(str(Path(program).parent))  # last: in front, kuzu.py would hide kuzu
     exec(compile(Path(program).read_text(), program, "exec"), vars(module))
     known = vars(module)
     arrays = _Arrays(Path(scratch))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from storage_backends import native
 from storage_backends.columns import Column, Fields, Slots
+from storage_backends.native import OUT_OF_BOUNDS, OUT_OF_MEMORY, address
 from storage_backends.spreading.model import Part, Spread, Spreading
 from storage_backends.types import Floats
 
@@ -25,8 +26,6 @@ _QUERIES_PER_THREAD = 64
 
 #: Slots are 32 bits wide in the kernel, and the last two numbers stand for something else.
 _MOST_SLOTS = 2**32 - 2
-
-_OUT_OF_MEMORY, _OUT_OF_BOUNDS = -1, -2
 
 
 class _Column(ctypes.Structure):
@@ -77,7 +76,12 @@ def _loaded() -> ctypes.CDLL | str:
     """Return the kernel, or why there is none."""
     library = native.load(Path(__file__).parent, "_kernel", _LAYOUT)
     if not isinstance(library, str):
-        library.aesg_spread.restype = ctypes.c_int64
+        array, number = ctypes.c_void_p, ctypes.c_int64
+        library.aesg_spread.restype = number
+        library.aesg_spread.argtypes = (
+            *(ctypes.POINTER(_Part), ctypes.POINTER(_Settings), array, array),
+            *(number, number, number, array, array, array),
+        )
     return library
 
 
@@ -141,30 +145,25 @@ def _called(
         raise RuntimeError(f"expected the kernel, but {library}")
     fading = settings.fading  # held while the kernel reads it
     graph, how = _described(parts), _settings(settings, fading, len(parts))
-    inputs = (_address(seeds), _address(activations), *map(ctypes.c_int64, seeds.shape))
-    outputs = (_address(found.slots), _address(found.activations), _address(found.paths))
-    top = ctypes.c_int64(found.slots.shape[1])
-    result: int = library.aesg_spread(graph, ctypes.byref(how), *inputs, top, *outputs)
+    inputs = (address(seeds), address(activations), *seeds.shape, found.slots.shape[1])
+    outputs = (address(found.slots), address(found.activations), address(found.paths))
+    result: int = library.aesg_spread(graph, ctypes.byref(how), *inputs, *outputs)
     return result
 
 
 def _checked(outcomes: Sequence[int]) -> int:
-    if _OUT_OF_MEMORY in outcomes:
+    if OUT_OF_MEMORY in outcomes:
         raise MemoryError("spreading activation: no memory for the concepts that it reached")
-    if _OUT_OF_BOUNDS in outcomes:
+    if OUT_OF_BOUNDS in outcomes:
         raise IndexError("expected seeds and targets of edges that are slots, got one beyond them")
     return max(outcomes)
-
-
-def _address(array: NDArray[Any]) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
 
 
 def _settings(settings: Spread, fading: NDArray[np.float64], parts: int) -> _Settings:
     return _Settings(
         decay=settings.decay,
         multiplier=settings.region_multiplier,
-        fading=fading.ctypes.data,
+        fading=address(fading),
         ages=len(fading),
         epoch=settings.epoch,
         hops=settings.hops,
@@ -201,10 +200,10 @@ def _column(column: Column[Any]) -> _Column:
         if isinstance(base, Fields):
             raise TypeError("expected records that lie together, got their fields apart")
         described = _COLUMNS[column] = _Column(
-            base=base.ctypes.data,
-            tail=column.tail.ctypes.data,
-            rows=column.rows.ctypes.data,
-            changed=column.changed.ctypes.data,
+            base=address(base),
+            tail=address(column.tail),
+            rows=address(column.rows),
+            changed=address(column.changed),
             base_size=len(base),
             tail_size=len(column.tail),
             changed_size=len(column.changed),
